@@ -1,0 +1,102 @@
+"""The only place where a raw id becomes a number."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+@dataclass(frozen=True, eq=False)
+class Attributes:
+    """Multi-valued item attributes in CSR form (genres, brands, categories).
+
+    names: the distinct values, text. offsets: int64[V+1]. values: int32[nnz], places in `names`, distinct within an item.
+    """
+
+    names: pa.Array
+    offsets: np.ndarray
+    values: np.ndarray
+
+    @classmethod
+    def from_lists(cls, lists: pa.Array | pa.ChunkedArray) -> Attributes:
+        """From one list of text values an item, in item order; null counts as no value; repeats are dropped."""
+        if isinstance(lists, pa.ChunkedArray):
+            lists = lists.combine_chunks()
+        rows = lists.to_pylist()
+        places: dict[str, int] = {}
+        offsets, values = np.zeros(len(rows) + 1, np.int64), []
+        for at, row in enumerate(rows):
+            seen = dict.fromkeys(v for v in (row or ()) if v is not None)
+            values.extend(places.setdefault(str(v), len(places)) for v in seen)
+            offsets[at + 1] = len(values)
+        return cls(pa.array(list(places), pa.large_string()), offsets, np.asarray(values, np.int32))
+
+    @property
+    def count(self) -> int:
+        """Number of distinct values."""
+        return len(self.names)
+
+    def of(self, item: int) -> list[str]:
+        """The values of one item, as text."""
+        return self.names.take(pa.array(self.values[self.offsets[item] : self.offsets[item + 1]])).to_pylist()
+
+
+@dataclass(frozen=True, eq=False)
+class Vocab:
+    """Item and user ids, text, byte for byte as they came; a number is a place in the list.
+
+    items: V distinct texts. users: U distinct texts. attributes: item attributes by name.
+    Special symbols are numbered from V on; they are for models and never occur in data.
+    """
+
+    items: pa.Array
+    users: pa.Array = field(default_factory=lambda: pa.array([], pa.large_string()))
+    attributes: dict[str, Attributes] = field(default_factory=dict)
+
+    SPECIAL = ("mask",)
+
+    @property
+    def n_items(self) -> int:
+        """V, the size of the catalogue."""
+        return len(self.items)
+
+    @property
+    def mask(self) -> int:
+        """The symbol that hides an item: V."""
+        return self.n_items
+
+    @property
+    def n_symbols(self) -> int:
+        """V plus the special symbols: the rows of an input embedding table."""
+        return self.n_items + len(self.SPECIAL)
+
+    def item_numbers(self, ids: list[str] | pa.Array) -> np.ndarray:
+        """int64 numbers of the given item ids; -1 for ids that are not in the catalogue."""
+        found = pc.index_in(pa.array(ids, self.items.type), value_set=self.items)
+        return pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+
+    def user_numbers(self, ids: list[str] | pa.Array) -> np.ndarray:
+        """int64 numbers of the given user ids; -1 for unknown ones."""
+        found = pc.index_in(pa.array(ids, self.users.type), value_set=self.users)
+        return pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+
+    def item_ids(self, numbers: np.ndarray) -> list[str]:
+        """The ids of the given item numbers (each 0..V-1)."""
+        return self.items.take(pa.array(np.asarray(numbers, np.int64))).to_pylist()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the item ids in order: two models agree on item numbers iff these agree."""
+        digest = hashlib.sha256()
+        for text in self.items.to_pylist():
+            raw = text.encode("utf-8", "surrogatepass")
+            digest.update(len(raw).to_bytes(8, "little") + raw)
+        return digest.hexdigest()
+
+    def __repr__(self) -> str:
+        return f"<Vocab: {self.n_items:,} items, {len(self.users):,} users, attributes {sorted(self.attributes)}>"
