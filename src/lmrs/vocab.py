@@ -51,12 +51,14 @@ class Vocab:
     """Item and user ids, text, byte for byte as they came; a number is a place in the list.
 
     items: V distinct texts. users: U distinct texts. attributes: item attributes by name.
+    counts: int64[V] training events of each item, filled in by fit (None before).
     Special symbols are numbered from V on; they are for models and never occur in data.
     """
 
     items: pa.Array
     users: pa.Array = field(default_factory=lambda: pa.array([], pa.large_string()))
     attributes: dict[str, Attributes] = field(default_factory=dict)
+    counts: np.ndarray | None = None
 
     SPECIAL = ("mask",)
 

@@ -1,0 +1,169 @@
+"""What is charged for a prediction: pure functions of states, item table and targets. All return *sums*.
+
+Every loss is a frozen description with `charge(states, output, target, drawn) -> Tensor` (a scalar sum over the M charged positions).
+`negatives` says what must be drawn for it (None: the whole catalogue is the denominator).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lmrs.negatives import Drawn, Negatives, Uniform
+
+
+class Output(NamedTuple):
+    """The item space of a network: score(h, i) = h . table[i] + bias[i]. table: [V, E]; bias: [V] or None."""
+
+    table: Tensor
+    bias: Tensor | None
+
+    def scores(self, states: Tensor) -> Tensor:
+        """[*, E] states to [*, V] scores."""
+        return F.linear(states, self.table, self.bias)
+
+    def scores_of(self, states: Tensor, items: Tensor) -> Tensor:
+        """[M, E] states and [M] or [M, K] items to scores of the same shape as items."""
+        rows = self.table[items]
+        found = (states * rows).sum(-1) if items.ndim == 1 else torch.einsum("me,mke->mk", states, rows)
+        return found if self.bias is None else found + self.bias[items]
+
+
+class _FullSoftmax(torch.autograd.Function):
+    """Cross-entropy over the catalogue in row blocks of one reused buffer; the gradient is made in the forward pass.
+
+    Memory is block x V instead of M x V. Exact: the same sums as F.cross_entropy(h @ table.T + bias, target, reduction="sum").
+    """
+
+    @staticmethod
+    def forward(ctx, states, table, bias, target, smoothing, block):
+        rows, items = states.shape[0], table.shape[0]
+        total = torch.zeros((), dtype=torch.float64, device=states.device)
+        need_states, need_table, need_bias = ctx.needs_input_grad[:3]
+        grad_states = torch.empty_like(states) if need_states else None
+        grad_table = torch.zeros_like(table) if need_table else None
+        grad_bias = torch.zeros_like(bias) if bias is not None and need_bias else None
+        buffer = states.new_empty(min(block, rows), items)
+        transposed = table.t()
+        for begin in range(0, rows, block):
+            part = states[begin : begin + block]
+            want = target[begin : begin + block, None]
+            logits = buffer[: len(part)]
+            if bias is None:
+                torch.mm(part, transposed, out=logits)
+            else:
+                torch.addmm(bias, part, transposed, out=logits)
+            hit = logits.gather(1, want)
+            top = logits.amax(1, keepdim=True)
+            spread = logits.mean(1, keepdim=True) if smoothing else None
+            logits.sub_(top).exp_()
+            mass = logits.sum(1, keepdim=True)
+            cost = mass.log() + top - (1 - smoothing) * hit
+            if spread is not None:
+                cost = cost - smoothing * spread
+            total += cost.sum(dtype=torch.float64)
+            if not (need_states or need_table or grad_bias is not None):
+                continue
+            logits.div_(mass)
+            if smoothing:
+                logits.sub_(smoothing / items)
+            logits.scatter_add_(1, want, torch.full_like(hit, smoothing - 1.0))
+            if grad_states is not None:
+                torch.mm(logits, table, out=grad_states[begin : begin + block])
+            if grad_table is not None:
+                grad_table.addmm_(logits.t(), part)
+            if grad_bias is not None:
+                grad_bias += logits.sum(0)
+        ctx.save_for_backward(*(g for g in (grad_states, grad_table, grad_bias) if g is not None))
+        ctx.present = (grad_states is not None, grad_table is not None, grad_bias is not None)
+        return total.to(states.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        saved = iter(ctx.saved_tensors)
+        grads = [next(saved).mul_(grad) if there else None for there in ctx.present]
+        return (*grads, None, None, None)
+
+
+@dataclass(frozen=True)
+class FullSoftmax:
+    """Cross-entropy over all V items: -log exp(s_i) / sum_j exp(s_j), exact, in bounded memory.
+
+    smoothing: label smoothing in [0, 1): the target distribution is (1 - smoothing) one-hot + smoothing / V.
+    block: rows of logits held at once; it changes memory and speed, never the result.
+    """
+
+    smoothing: float = 0.0
+    block: int = 256
+
+    @property
+    def negatives(self) -> Negatives | None:
+        return None
+
+    def charge(self, states: Tensor, output: Output, target: Tensor, drawn: Drawn | None = None) -> Tensor:
+        return _FullSoftmax.apply(states.contiguous(), output.table, output.bias, target, self.smoothing, self.block)
+
+
+@dataclass(frozen=True)
+class SampledSoftmax:
+    """Softmax over the target and drawn negatives, corrected for how likely each was to be drawn (log-Q).
+
+    s'(i) = s(i) - log E[number of draws of i]; negatives equal to the target are left out (Bengio & Senecal 2008; the
+    correction as in Yi et al. 2019). logq=False gives the uncorrected form that many libraries call sampled softmax.
+    With uniform draws the correction shifts the target alone by log(K / V).
+    """
+
+    negatives: Negatives = Uniform(k=256, shared=True)  # noqa: RUF009 - a frozen value
+    logq: bool = True
+
+    def charge(self, states: Tensor, output: Output, target: Tensor, drawn: Drawn | None = None) -> Tensor:
+        assert drawn is not None
+        positive = output.scores_of(states, target)  # (M,)
+        if drawn.items.ndim == 1:  # shared by all positions
+            table = output.table[drawn.items]
+            negative = F.linear(states, table, None if output.bias is None else output.bias[drawn.items])  # (M, K)
+        else:
+            negative = output.scores_of(states, drawn.items)
+        if self.logq:
+            positive = positive - drawn.log_expected(target)
+            negative = negative - drawn.log_expected(drawn.items)
+        negative = negative.masked_fill(drawn.items == target[:, None], -torch.inf)
+        return (torch.logsumexp(torch.cat([positive[:, None], negative], 1), 1) - positive).sum()
+
+
+@dataclass(frozen=True)
+class BCE:
+    """Binary cross-entropy with drawn negatives: -log sig(s+) - sum_neg log(1 - sig(s-)) (SASRec, equation 6)."""
+
+    negatives: Negatives = Uniform(k=1)  # noqa: RUF009 - a frozen value
+
+    def charge(self, states: Tensor, output: Output, target: Tensor, drawn: Drawn | None = None) -> Tensor:
+        assert drawn is not None
+        positive, negative = output.scores_of(states, target), output.scores_of(states, drawn.each(len(target)))
+        return F.softplus(-positive).sum() + F.softplus(negative).sum()
+
+
+@dataclass(frozen=True)
+class GBCE:
+    """Generalised BCE: the positive's probability is raised to beta, which cures the overconfidence of few negatives.
+
+    -beta log sig(s+) - sum_neg log(1 - sig(s-)), alpha = K / (V - 1), beta = alpha (t (1 - 1/alpha) + 1/alpha)
+    (Petrov & Macdonald, gSASRec, RecSys 2023, equations 10-12). t in [0, 1]: 0 is BCE, 1 fully calibrated.
+    """
+
+    negatives: Negatives = Uniform(k=256)  # noqa: RUF009 - a frozen value
+    t: float = 0.75
+
+    def charge(self, states: Tensor, output: Output, target: Tensor, drawn: Drawn | None = None) -> Tensor:
+        assert drawn is not None
+        positive, negative = output.scores_of(states, target), output.scores_of(states, drawn.each(len(target)))
+        alpha = negative.shape[1] / (len(output.table) - 1)
+        beta = alpha * (self.t * (1 - 1 / alpha) + 1 / alpha)
+        return beta * F.softplus(-positive).sum() + F.softplus(negative).sum()
+
+
+Charge = FullSoftmax | SampledSoftmax | BCE | GBCE
