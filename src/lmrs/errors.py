@@ -31,6 +31,10 @@ class DataError(UserError):
     """The data cannot be read as asked."""
 
 
+class StorageError(UserError):
+    """A file cannot be written: disk full, no permission, read-only."""
+
+
 class SealedError(LmrsError):
     """The test part of a Split was read during fit."""
 
