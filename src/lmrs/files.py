@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -47,7 +47,8 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | Callable[[Binary
     path = Path(path)
     size = len(content) if isinstance(content, bytes) else None
     with storage(path, size=size):
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:60]}.", suffix=".tmp", dir=path.parent)
+        name = path.parent / f".{path.name[:60]}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+        handle = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)  # the umask decides, as for any file
         try:
             with os.fdopen(handle, "wb") as file:
                 if isinstance(content, bytes):
@@ -66,13 +67,18 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | Callable[[Binary
 
 
 def fsync_folder(folder: str | os.PathLike[str]) -> None:
-    """Makes the names in a folder durable (a rename is only safe after this). Folders that refuse fsync are left alone."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    """Makes the names in a folder durable (a rename is only safe after this).
+
+    File systems that know no fsync of folders are left alone; a disk that fails (EIO) raises OSError.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

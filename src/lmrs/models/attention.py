@@ -1,0 +1,118 @@
+"""Attention over jagged rows: the only place where padding exists.
+
+Rows of similar length share a rectangle (`Batch.buckets`); real positions are copied in and out by two operations that are each other's
+gradient. Causal rows are padded on the right, where nobody looks, so they need no mask at all.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lmrs.batch import Batch, Bucket
+from lmrs.models.dropout import dropout
+from lmrs.visibility import Causal, Full, Visibility, channels, mask
+
+
+class _Fill(torch.autograd.Function):
+    """[n, F] real positions into [cells, F], zeros elsewhere."""
+
+    @staticmethod
+    def forward(ctx, values, cells, size):
+        ctx.save_for_backward(cells)
+        out = values.new_zeros(size, values.shape[1])
+        out[cells] = values
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad.index_select(0, ctx.saved_tensors[0]), None, None
+
+
+class _Pick(torch.autograd.Function):
+    """[cells, F] to the [n, F] real positions; places are distinct, so the gradient is a copy, not an addition."""
+
+    @staticmethod
+    def forward(ctx, values, cells):
+        ctx.save_for_backward(cells)
+        ctx.size = values.shape[0]
+        return values.index_select(0, cells)
+
+    @staticmethod
+    def backward(ctx, grad):
+        out = grad.new_zeros(ctx.size, grad.shape[1])
+        out[ctx.saved_tensors[0]] = grad
+        return out, None
+
+
+def rectangle(values: Tensor, bucket: Bucket) -> Tensor:
+    """[n, F] of one bucket to [R, T, F], zeros in the padding."""
+    if bucket.cells is None:
+        return values.view(bucket.n_rows, bucket.length, values.shape[1])
+    return _Fill.apply(values, bucket.cells, bucket.n_rows * bucket.length).view(bucket.n_rows, bucket.length, -1)
+
+
+def flatten(values: Tensor, bucket: Bucket) -> Tensor:
+    """[R, T, F] back to the [n, F] real positions."""
+    flat = values.reshape(bucket.n_rows * bucket.length, values.shape[2])
+    return flat if bucket.cells is None else _Pick.apply(flat, bucket.cells)
+
+
+def _allowed(batch: Batch, bucket: Bucket, visible: Visibility) -> Tensor | None:
+    """bool[R or 1, 1, T, T] of who may see whom, or None where the kernel needs none."""
+    device = batch.channels["item"].device
+    real = None
+    if bucket.cells is not None:
+        real = torch.zeros(bucket.n_rows * bucket.length, dtype=torch.bool, device=device)
+        real[bucket.cells] = True
+        real = real.view(bucket.n_rows, 1, bucket.length)
+    if isinstance(visible, Full):
+        return None if real is None else real[:, None]
+    cells = {}
+    for name in channels(visible):
+        column = batch.channels[name][bucket.flat].float()[:, None]
+        cells[name] = rectangle(column, bucket)[..., 0]
+    seen = mask(visible, cells, bucket.length).to(device)
+    if real is not None:
+        seen = seen & real
+    # A padded query sees nothing; let it see itself so that no row of the softmax is empty.
+    seen = seen | torch.eye(bucket.length, dtype=torch.bool, device=device)
+    return seen[:, None]
+
+
+def attend(mixed: Tensor, batch: Batch, visible: Visibility, *, heads: int, p: float, rng: torch.Generator | None) -> Tensor:
+    """Scaled dot-product attention inside rows.
+
+    mixed: [N, 3 D], queries, keys and values side by side. p: dropout on the attention weights, in [0, 1). rng: None for no dropout.
+    Returns [N, D].
+    """
+    width = mixed.shape[1] // 3
+    sizes = [b.flat.stop - b.flat.start for b in batch.buckets]
+    found = []
+    for part, bucket in zip(mixed.split(sizes), batch.buckets, strict=True):
+        cells = rectangle(part, bucket).view(bucket.n_rows, bucket.length, 3, heads, width // heads)
+        query, key, value = cells.permute(2, 0, 3, 1, 4)  # each (R, H, T, D/H)
+        causal = isinstance(visible, Causal)
+        allowed = None if causal else _allowed(batch, bucket, visible)
+        if p > 0 and rng is not None:
+            out = _weighted(query, key, value, mask_of(causal, allowed, bucket.length), p, rng)
+        else:
+            out = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, is_causal=causal and bucket.length > 1)
+        found.append(flatten(out.transpose(1, 2).reshape(bucket.n_rows, bucket.length, width), bucket))
+    return torch.cat(found) if len(found) != 1 else found[0]
+
+
+def mask_of(causal: bool, allowed: Tensor | None, length: int) -> Tensor | None:
+    """The dense mask of a kernel that has no causal flag."""
+    return torch.ones(length, length, dtype=torch.bool).tril_()[None, None] if causal else allowed
+
+
+def _weighted(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, p: float, rng: torch.Generator) -> Tensor:
+    """The same attention written out, for dropout on its weights."""
+    logits = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])  # (R, H, T, T)
+    if allowed is not None:
+        logits = logits.masked_fill(~allowed.to(logits.device), -torch.inf)
+    return dropout(logits.softmax(-1), p, rng) @ value

@@ -1,0 +1,125 @@
+"""Transformer blocks: where the norms stand, what the feed-forward is, what is gated. One description each.
+
+Each description is a frozen value; `.build(dim, heads, dropout, attention_dropout)` returns its module, whose
+`forward(x, batch, visible, rng)` maps [N, D] to [N, D]. `final_norm` tells the stack whether it must close with a LayerNorm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lmrs.batch import Batch
+from lmrs.models.attention import attend
+from lmrs.models.dropout import dropout
+from lmrs.visibility import Visibility
+
+
+@dataclass(frozen=True)
+class PostNorm:
+    """BERT's block: x = LN(x + Drop(attention(x))), x = LN(x + Drop(W2 gelu(W1 x))), feed-forward width `expand` D."""
+
+    expand: int = 4
+    final_norm = False
+
+    def build(self, dim: int, heads: int, p: float, attention_p: float) -> nn.Module:
+        return _Block(dim, heads, p, attention_p, hidden=self.expand * dim, order="post", act=F.gelu)
+
+
+@dataclass(frozen=True)
+class PreNorm:
+    """x = x + Drop(attention(LN(x))), x = x + Drop(W2 gelu(W1 LN(x))), feed-forward width `expand` D; a final LN closes the stack."""
+
+    expand: int = 4
+    final_norm = True
+
+    def build(self, dim: int, heads: int, p: float, attention_p: float) -> nn.Module:
+        return _Block(dim, heads, p, attention_p, hidden=self.expand * dim, order="pre", act=F.gelu)
+
+
+@dataclass(frozen=True)
+class QueryNorm:
+    """SASRec's block as its code has it: the *query* alone is normalised and carries the residual.
+
+    q = LN(x), x = q + attention(q, x, x), then y = LN(x), x = y + Drop(W2 Drop(relu(W1 y))), feed-forward width D.
+    """
+
+    final_norm = True
+
+    def build(self, dim: int, heads: int, p: float, attention_p: float) -> nn.Module:
+        return _Block(dim, heads, p, attention_p, hidden=dim, order="query", act=F.relu)
+
+
+class _Block(nn.Module):
+    def __init__(self, dim: int, heads: int, p: float, attention_p: float, *, hidden: int, order: str, act) -> None:
+        super().__init__()
+        self.heads, self.p, self.attention_p, self.order, self.act = heads, p, attention_p, order, act
+        self.mix = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.up = nn.Linear(dim, hidden)
+        self.down = nn.Linear(hidden, dim)
+        self.norm_attention = nn.LayerNorm(dim)
+        self.norm_feed = nn.LayerNorm(dim)
+
+    def attention(self, mixed: Tensor, batch: Batch, visible: Visibility, rng: torch.Generator | None) -> Tensor:
+        return self.out(attend(mixed, batch, visible, heads=self.heads, p=self.attention_p, rng=rng))
+
+    def forward(self, x: Tensor, batch: Batch, visible: Visibility, rng: torch.Generator | None) -> Tensor:
+        if self.order == "post":
+            x = self.norm_attention(x + dropout(self.attention(self.mix(x), batch, visible, rng), self.p, rng))
+            return self.norm_feed(x + dropout(self.down(self.act(self.up(x))), self.p, rng))
+        if self.order == "pre":
+            x = x + dropout(self.attention(self.mix(self.norm_attention(x)), batch, visible, rng), self.p, rng)
+            return x + dropout(self.down(self.act(self.up(self.norm_feed(x)))), self.p, rng)
+        query = self.norm_attention(x)
+        width = x.shape[1]
+        mixed = torch.cat(
+            [
+                F.linear(query, self.mix.weight[:width], self.mix.bias[:width]),
+                F.linear(x, self.mix.weight[width:], self.mix.bias[width:]),
+            ],
+            1,
+        )
+        y = self.norm_feed(query + self.attention(mixed, batch, visible, rng))
+        return y + dropout(self.down(dropout(self.act(self.up(y)), self.p, rng)), self.p, rng)
+
+
+@dataclass(frozen=True)
+class Gated:
+    """The LiGR block: pre-norm, a learned gate on each residual branch, SwiGLU feed-forward of width `expand` D.
+
+    x = x + attention(N(x)) . sig(Wg x), x = x + (W3 (silu(W1 N(x)) . W2 N(x))) . sig(Wf x) (Borisyuk et al. 2025, LiGR, arXiv 2502.03417, as
+    used by eSASRec, arXiv 2508.06450).
+    """
+
+    expand: int = 4
+    final_norm = True
+
+    def build(self, dim: int, heads: int, p: float, attention_p: float) -> nn.Module:
+        return _Gated(dim, heads, p, attention_p, self.expand * dim)
+
+
+class _Gated(nn.Module):
+    def __init__(self, dim: int, heads: int, p: float, attention_p: float, hidden: int) -> None:
+        super().__init__()
+        self.heads, self.p, self.attention_p = heads, p, attention_p
+        self.mix = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.up = nn.Linear(dim, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, dim, bias=False)
+        self.gate_attention = nn.Linear(dim, dim)
+        self.gate_feed = nn.Linear(dim, dim)
+        self.norm_attention = nn.LayerNorm(dim)
+        self.norm_feed = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, batch: Batch, visible: Visibility, rng: torch.Generator | None) -> Tensor:
+        seen = self.out(attend(self.mix(self.norm_attention(x)), batch, visible, heads=self.heads, p=self.attention_p, rng=rng))
+        x = x + dropout(seen, self.p, rng) * torch.sigmoid(self.gate_attention(x))
+        left, right = self.up(self.norm_feed(x)).chunk(2, 1)
+        return x + dropout(self.down(F.silu(left) * right), self.p, rng) * torch.sigmoid(self.gate_feed(x))
+
+
+Block = PostNorm | PreNorm | QueryNorm | Gated

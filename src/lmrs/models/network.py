@@ -1,0 +1,82 @@
+"""What every trained thing must be able to do: rank the catalogue for the rows of a Batch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from lmrs.batch import Batch
+from lmrs.losses import Output
+from lmrs.split import Train
+from lmrs.visibility import Visibility
+from lmrs.vocab import Vocab
+
+
+class Model(ABC):
+    """The description of a network: a frozen value that says what it reads and under which visibilities it can run.
+
+    max_len: longest row in positions.
+    """
+
+    max_len: int
+
+    @abstractmethod
+    def build(self, vocab: Vocab) -> Network:
+        """The module. Draws its initial weights from torch's generator as it stands (fit seeds a private copy of it)."""
+
+    @abstractmethod
+    def allows(self, visible: Visibility) -> bool:
+        """Can the network run under this visibility?"""
+
+
+class Control(ABC):
+    """The description of a control: a frozen value whose scorer is estimated in closed form."""
+
+    @abstractmethod
+    def build(self, vocab: Vocab) -> ControlScorer:
+        """The scorer, still empty; its buffers have the shapes that `estimate` fills."""
+
+
+class Scorer(nn.Module):
+    """Anything that ranks the catalogue. Controls derive from it directly; networks with states from `Network`."""
+
+    n_items: int
+
+    @abstractmethod
+    def score(self, batch: Batch, visible: Visibility) -> Tensor:
+        """[B, V] scores of every item for every row, in row order. `asked` (bool[N]) marks the one position of each row to read."""
+
+
+class ControlScorer(Scorer):
+    """A Scorer that learns by counting."""
+
+    @abstractmethod
+    def estimate(self, train: Train) -> None:
+        """Fill the buffers from the training events alone."""
+
+
+class Network(Scorer):
+    """A Scorer with states: trained by gradient descent through an Objective.
+
+    dim: width D of the states.
+    """
+
+    dim: int
+
+    @abstractmethod
+    def forward(self, batch: Batch, visible: Visibility, rng: torch.Generator | None = None) -> Tensor:
+        """[N, D] states. rng=None: no dropout."""
+
+    @abstractmethod
+    def output(self) -> Output:
+        """The item space."""
+
+    def read(self, states: Tensor) -> Tensor:
+        """[M, D] states to [M, E] vectors of the item space."""
+        return states
+
+    def score(self, batch: Batch, visible: Visibility) -> Tensor:
+        asked = batch.channels["asked"]
+        return self.output().scores(self.read(self.forward(batch, visible)[asked]))

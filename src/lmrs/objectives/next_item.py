@@ -1,0 +1,92 @@
+"""Next item: predict each event from those before it (AM; SASRec, GRU4Rec, GPT-style recommenders)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from lmrs.batch import Batch
+from lmrs.losses import Charge, FullSoftmax
+from lmrs.models.network import Network
+from lmrs.negatives import Drawn, draw, probabilities
+from lmrs.visibility import Causal, Visibility
+from lmrs.vocab import Vocab
+
+
+@dataclass(frozen=True)
+class NextItem:
+    """-sum_t log p(x_{t+1} | x_<=t), with the catalogue term of `loss`.
+
+    hidden: nothing; the target of a position is the next event of its row, which is not an input. seen: the past.
+    loss: FullSoftmax (exact), SampledSoftmax, BCE or GBCE. Siblings: Cloze sees both sides; Permuted interpolates.
+    """
+
+    loss: Charge = FullSoftmax()  # noqa: RUF009 - a frozen value
+
+    needs = ("item",)
+    ahead = 1
+    asks = 0
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {"next": 1.0}
+
+    @property
+    def visible(self) -> Visibility:
+        return Causal()
+
+    @property
+    def asked_visible(self) -> Visibility:
+        return Causal()
+
+    def head(self, vocab: Vocab, dim: int) -> nn.Module | None:
+        return None
+
+    def corrupt(self, batch: Batch, vocab: Vocab, rng: torch.Generator) -> Batch:
+        item = batch.channels["item"]
+        inputs = torch.ones(len(item), dtype=torch.bool)
+        inputs[batch.last] = False
+        target = item.roll(-1)[inputs]
+        return with_negatives(batch.keep(inputs).with_channels(target=target), self.loss, vocab, rng)
+
+    def counts(self, prepared: Batch) -> dict[str, int]:
+        return {"next": int((prepared.channels["target"] >= 0).sum())}
+
+    def charge(self, network: Network, head: nn.Module | None, prepared: Batch, vocab: Vocab, rng: torch.Generator | None) -> dict[str, Tensor]:
+        states = network(prepared, self.visible, rng)
+        return {"next": charge_targets(network, states, prepared, self.loss, vocab)}
+
+    def ask(self, batch: Batch, vocab: Vocab) -> Batch:
+        asked = torch.zeros(batch.n_positions, dtype=torch.bool)
+        asked[(batch.offsets[1:] - 1)[batch.lengths > 0]] = True
+        return batch.with_channels(asked=asked)
+
+
+def with_negatives(batch: Batch, loss: Charge, vocab: Vocab, rng: torch.Generator) -> Batch:
+    """The batch with what `loss` needs drawn: `extra["negative"]` (shared) or a channel `negative` [N, K] (0 where nothing is charged)."""
+    if loss.negatives is None:
+        return batch
+    at = (batch.channels["target"] >= 0).nonzero()[:, 0]
+    drawn = draw(loss.negatives, batch, at, vocab, rng)
+    if drawn.items.ndim == 1:
+        return replace(batch, extra={**batch.extra, "negative": drawn.items})
+    everywhere = torch.zeros(batch.n_positions, loss.negatives.k, dtype=torch.int64)
+    everywhere[at] = drawn.items
+    return batch.with_channels(negative=everywhere)
+
+
+def charge_targets(network: Network, states: Tensor, prepared: Batch, loss: Charge, vocab: Vocab) -> Tensor:
+    """Sum of `loss` over the positions whose `target` is an item (>= 0)."""
+    target = prepared.channels["target"]
+    charged = target >= 0
+    whole = bool(charged.all())
+    chosen = states if whole else states[charged]
+    drawn = None
+    if loss.negatives is not None:
+        share = probabilities(loss.negatives, vocab)
+        items = prepared.extra["negative"] if loss.negatives.shared else prepared.channels["negative"][charged]
+        log_q = None if share is None else share.clamp_min(1e-38).log().to(states)
+        drawn = Drawn(items, log_q, loss.negatives.k, vocab.n_items)
+    return loss.charge(network.read(chosen), network.output(), target if whole else target[charged], drawn)

@@ -1,0 +1,122 @@
+"""A System: a published recommender as a value. Paper, model, stages, task; checked when it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lmrs.errors import ContractError
+from lmrs.models import Control, Model
+from lmrs.objectives import Objective
+from lmrs.schedule import Constant, Schedule
+from lmrs.tasks import Task
+from lmrs.tuning import Everything, Tuning
+from lmrs.views import View
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a system comes from. survey: the training-strategy cell that the survey prints for it ("" if it does not name it)."""
+
+    title: str
+    authors: str
+    year: int
+    venue: str = ""
+    arxiv: str = ""
+    survey: str = ""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long and how hard a stage trains.
+
+    epochs: largest number of passes, >= 1. batch_size: rows a step. lr: peak learning rate. schedule: its course over the steps.
+    patience: validations without gain before stopping (None: never). every: epochs between validations.
+    measure: what validation watches, higher is better. weight_decay: decoupled (AdamW), on matrices only. betas: of Adam.
+    clip: largest gradient norm, or None.
+    """
+
+    epochs: int = 100
+    batch_size: int = 128
+    lr: float = 1e-3
+    schedule: Schedule = Constant()  # noqa: RUF009 - a frozen value
+    patience: int | None = 10
+    every: int = 1
+    measure: str = "NDCG@10"
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "every"):
+            if getattr(self, name) < 1:
+                raise ContractError(needed=f"{name} of at least 1", came=f"{name}={getattr(self, name)}")
+        if self.lr <= 0:
+            raise ContractError(needed="lr above 0", came=f"lr={self.lr}")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One round of training: the unit of the survey's taxonomy.
+
+    start: "previous" goes on with the weights of the stage before; "new" starts from fresh ones.
+    """
+
+    name: str
+    view: View
+    objective: Objective
+    tuning: Tuning = Everything()  # noqa: RUF009 - a frozen value
+    budget: Budget = Budget()  # noqa: RUF009 - a frozen value
+    start: str = "previous"
+
+    def __post_init__(self) -> None:
+        missing = [need for need in self.objective.needs if need not in self.view.gives]
+        if missing:
+            raise ContractError(
+                needed=f"{missing} for objective {type(self.objective).__name__} in stage {self.name!r}",
+                came=f"view {type(self.view).__name__}, which gives {list(self.view.gives)}",
+                remedy="use another view or objective",
+            )
+        if self.start not in ("previous", "new"):
+            raise ContractError(needed="start 'previous' or 'new'", came=repr(self.start))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A stage of a control: closed form, counted from the training events in one pass."""
+
+    name: str = "count"
+
+
+@dataclass(frozen=True)
+class System:
+    """A recommender, completely described. Raises ContractError if its parts cannot work together."""
+
+    paper: Paper
+    model: Model | Control
+    stages: tuple[Stage | Estimate, ...]
+    task: Task
+    departures: tuple[str, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        gradient = [s for s in self.stages if isinstance(s, Stage)]
+        if isinstance(self.model, Control) != (not gradient and bool(self.stages)):
+            raise ContractError(
+                needed="Estimate stages for a control and Stages for a network",
+                came=f"{type(self.model).__name__} with {[type(s).__name__ for s in self.stages]}",
+            )
+        if isinstance(self.model, Control):
+            return
+        for stage in gradient:
+            longest = stage.view.max_len
+            if longest > self.model.max_len:
+                raise ContractError(
+                    needed=f"rows of at most {self.model.max_len} positions for {type(self.model).__name__}",
+                    came=f"stage {stage.name!r} with max_len={longest}",
+                    remedy="make the two max_len agree",
+                )
+            if not self.model.allows(stage.objective.visible):
+                raise ContractError(
+                    needed=f"a model that can be run under {stage.objective.visible!r} for stage {stage.name!r}",
+                    came=type(self.model).__name__,
+                    remedy="use models.Transformer, or an objective that looks only back",
+                )

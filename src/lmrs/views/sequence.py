@@ -1,0 +1,99 @@
+"""Item sequences: windows of a user's events, oldest first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lmrs.batch import Batch, from_rows
+from lmrs.dataset import Dataset
+from lmrs.errors import ContractError
+from lmrs.split import Train
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """R spans of a Dataset's events: row r is `item[start[r]:stop[r]]` of user[r]. All int64[R]; nothing is copied."""
+
+    dataset: Dataset
+    user: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def take(self, which: np.ndarray) -> Rows:
+        return Rows(self.dataset, self.user[which], self.start[which], self.stop[which])
+
+    def show(self, row: int) -> str:
+        """One row as a person reads it."""
+        titles = self.dataset.titles(self.dataset.item[self.start[row] : self.stop[row]])
+        return f"user {self.dataset.vocab.users[int(self.user[row])]}: " + " > ".join(titles)
+
+    def __repr__(self) -> str:
+        return f"<Rows: {len(self):,} rows of {self.dataset.name}, {int((self.stop - self.start).sum()):,} events>"
+
+
+@dataclass(frozen=True)
+class ItemSequence:
+    """Windows of at most `max_len` positions.
+
+    stride: None reads the last window of a user alone; a number also reads the windows that end every `stride` events before it
+    (max_len: the history cut into pieces; 1: every prefix, as in RecBole and S3-Rec's pre-training).
+    jitter: shift the cuts of each user by a random number of events in every epoch (needs stride > 1), so that every event is met with
+    other contexts.
+    """
+
+    max_len: int = 50
+    stride: int | None = None
+    jitter: bool = False
+
+    gives = ("item", "position", "time")
+
+    def __post_init__(self) -> None:
+        if self.max_len < 1:
+            raise ContractError(needed="max_len of at least 1", came=f"max_len={self.max_len}")
+        if self.stride is not None and self.stride < 1:
+            raise ContractError(needed="stride of at least 1, or None for the last window alone", came=f"stride={self.stride}")
+
+    def rows(self, train: Train, *, ahead: int, rng: np.random.Generator) -> Rows:
+        """The training rows of one epoch: spans of at most max_len + ahead events, at least two, in user order."""
+        size = self.max_len + ahead
+        begin, end = train.start, train.stop
+        users = np.flatnonzero(end - begin >= 2)
+        begin, end = begin[users], end[users]
+        if self.stride is None:
+            return Rows(train.dataset, users, np.maximum(begin, end - size), end)
+        # Windows end at end - shift, end - shift - stride, ...; a shift also leaves the newest events to a window of their own.
+        shift = rng.integers(0, self.stride, len(users)) if self.jitter else np.zeros(len(users), np.int64)
+        shift = np.where(end - begin <= size, 0, shift)
+        reach = np.maximum(end - shift - begin - size, 0)
+        windows = 1 + -(-reach // self.stride)
+        which = np.repeat(np.arange(len(users)), windows)
+        nth = np.arange(len(which)) - np.repeat(np.cumsum(windows) - windows, windows)
+        stop = end[which] - shift[which] - nth * self.stride
+        start = np.maximum(begin[which], stop - size)
+        late = np.flatnonzero(shift)
+        user = np.concatenate([users[which], users[late]])
+        start = np.concatenate([start, np.maximum(begin[late], end[late] - np.maximum(shift[late], 1) - ahead)])
+        stop = np.concatenate([stop, end[late]])
+        full = stop - start >= 2
+        order = np.argsort(user[full], kind="stable")
+        return Rows(train.dataset, user[full][order], start[full][order], stop[full][order])
+
+    def collate(self, rows: Rows) -> Batch:
+        """Spans to a Batch with channels `item`, `position` (and `time` where the data has it) and the row channel `user`."""
+        length = rows.stop - rows.start
+        first = np.cumsum(length) - length
+        flat = np.arange(int(length.sum())) + np.repeat(rows.start - first, length)
+        channels = {"item": torch.from_numpy(rows.dataset.item[flat].astype(np.int64))}
+        if rows.dataset.time is not None:
+            channels["time"] = torch.from_numpy(rows.dataset.time[flat])
+        return from_rows(channels, torch.from_numpy(length), {"user": torch.from_numpy(rows.user)})
+
+    def asked(self, rows: Rows, *, asks: int) -> Rows:
+        """Histories cut from the left so that `asks` more positions fit."""
+        return Rows(rows.dataset, rows.user, np.maximum(rows.start, rows.stop - (self.max_len - asks)), rows.stop)
