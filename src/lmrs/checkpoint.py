@@ -76,7 +76,8 @@ def save(folder: Path | str, name: str, tensors: dict[str, Tensor], state: dict[
 
     folder = Path(folder)
     with storage(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.is_dir():
+            folder.mkdir(parents=True)
         recover(folder)
     path, saving = folder / name, folder / f"{_SAVING}{name}"
     try:
