@@ -14,6 +14,7 @@ The mean over all queries is the reported number: a user who got nothing scores 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from lmrs.errors import UserError, did_you_mean
 from lmrs.measures.hits import F1, HR, Precision, Recall
@@ -51,8 +52,10 @@ def parse(text: str) -> Measure:
     kinds = {kind.__name__.lower(): kind for kind in ALL}
     if not found or found["name"].lower() not in kinds:
         word = re.split(r"[@/\[]", text.strip())[0]
-        raise UserError(needed="a measure such as NDCG@10", came=repr(text), remedy=did_you_mean(word, [kind.__name__ for kind in ALL]))
-    kind = kinds[found["name"].lower()]
+        raise UserError(
+            needed="a measure such as NDCG@10", came=repr(text), remedy=did_you_mean(word, [kind.__name__ for kind in ALL])
+        )
+    kind: Any = kinds[found["name"].lower()]
     k = int(found["k"]) if found["k"] else None
     measure: Measure
     if kind is GAUC and k is None:
@@ -65,7 +68,9 @@ def parse(text: str) -> Measure:
         measure = kind()
     else:
         right = f"{kind.__name__}@10" if k is None else kind.__name__
-        raise UserError(needed=f"{kind.__name__} {'with' if k is None else 'without'} a cutoff", came=repr(text), remedy=f"write {right}")
+        raise UserError(
+            needed=f"{kind.__name__} {'with' if k is None else 'without'} a cutoff", came=repr(text), remedy=f"write {right}"
+        )
     if not found["n"]:
         return measure
     if not isinstance(measure, RankMeasure):

@@ -1,4 +1,4 @@
-"""Measures that count hits in the first k and do not look at their order. h hits, n true items:"""
+"""Measures that count hits in the first k, whatever their order. Below, h is the number of hits and n of true items."""
 
 from __future__ import annotations
 

@@ -29,7 +29,8 @@ class Lists:
     def __post_init__(self) -> None:
         if self.items.ndim != 2 or self.items.max(initial=-1) >= len(self.counts):
             raise ContractError(
-                needed=f"lists [Q, K] of items below {len(self.counts)}", came=f"{self.items.shape}, up to {self.items.max(initial=-1)}"
+                needed=f"lists [Q, K] of items below {len(self.counts)}",
+                came=f"{self.items.shape}, up to {self.items.max(initial=-1)}",
             )
 
     def __len__(self) -> int:
@@ -42,7 +43,7 @@ class Lists:
 
     @cached_property
     def percentile(self) -> np.ndarray:
-        """float64[V] in (0, 1): the share of items with fewer training events, plus half of those with as many (itself included)."""
+        """float64[V] in (0, 1): the share of items with fewer training events, plus half of those with as many."""
         tidy = np.sort(self.counts)
         return (np.searchsorted(tidy, self.counts, "left") + np.searchsorted(tidy, self.counts, "right")) / (2 * len(tidy))
 
@@ -108,7 +109,7 @@ class Novelty:
 
 @dataclass(frozen=True)
 class ARP:
-    """Average recommendation popularity: mean training events of the first k (Yin et al. 2012). float64[Q]; 0 for an empty list."""
+    """Average recommendation popularity: mean training events of the first k (Yin et al. 2012). float64[Q]; 0 for no list."""
 
     k: int
     reads: ClassVar[str] = "lists"

@@ -94,9 +94,13 @@ def _grouped(group: np.ndarray, label: np.ndarray, score: np.ndarray) -> tuple[n
     """(AUC, positives, examples) of each group in rising order; AUC is 0 where a class is missing (Mann & Whitney 1947)."""
     label, score = np.asarray(label, bool), np.asarray(score, np.float64)
     if not len(group) == len(label) == len(score):
-        raise ContractError(needed="as many labels as scores", came=f"{len(label)} labels, {len(score)} scores, {len(group)} groups")
+        raise ContractError(
+            needed="as many labels as scores", came=f"{len(label)} labels, {len(score)} scores, {len(group)} groups"
+        )
     if not np.isfinite(score).all():
-        raise ContractError(needed="finite scores", came=f"{score[~np.isfinite(score)][0]} at place {np.argmin(np.isfinite(score))}")
+        raise ContractError(
+            needed="finite scores", came=f"{score[~np.isfinite(score)][0]} at place {np.argmin(np.isfinite(score))}"
+        )
     order = np.lexsort((score, group))
     group, label, score = np.asarray(group)[order], label[order], score[order]
     at = np.arange(len(group))

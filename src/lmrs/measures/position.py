@@ -1,4 +1,4 @@
-"""Measures that reward hits near the top. n true items at ranks r_1 < r_2 < ... (misses left out), cutoff k:"""
+"""Measures that reward hits near the top. Below, n true items have the ranks r_1 < r_2 < ... (misses left out)."""
 
 from __future__ import annotations
 

@@ -29,7 +29,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.by not in ("uniform", "popularity") or not _is_count(self.n):
-            raise ContractError(needed="n >= 1 negatives drawn by 'uniform' or 'popularity'", came=f"n={self.n!r}, by={self.by!r}")
+            raise ContractError(
+                needed="n >= 1 negatives drawn by 'uniform' or 'popularity'", came=f"n={self.n!r}, by={self.by!r}"
+            )
 
     @property
     def label(self) -> str:
@@ -104,7 +106,9 @@ class Ranks:
 
     def hits(self, k: int) -> np.ndarray:
         """int64[Q]: true items among the first k."""
-        return self.total((self.rank - 1).view(np.uint64) < k if self.single else self._within(k).astype(np.int64)).astype(np.int64)
+        return self.total((self.rank - 1).view(np.uint64) < k if self.single else self._within(k).astype(np.int64)).astype(
+            np.int64
+        )
 
     def gains(self, table: np.ndarray) -> np.ndarray:
         """float64[Q]: the sum of `table[rank]`; table[0] stands for a miss, ranks beyond the table gain nothing."""

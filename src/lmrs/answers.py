@@ -1,0 +1,377 @@
+"""Scores in, exact ranks and top-k lists out: ties broken at random but reproducibly, in memory that does not grow.
+
+The order of candidates is (score falling, priority falling), where the priority is a hash of (seed, query, item). A model
+that scores all items alike therefore gets what chance gets, and the same run gives the same list on every machine
+and for every way of cutting the queries into blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from lmrs.errors import ContractError, DivergedError
+from lmrs.measures import Ranks, Sampling
+
+Jagged = tuple[np.ndarray, np.ndarray]  # (offsets int64[B+1], items integer[n])
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_WIDTH = 64  # columns a block of the two-step top-k
+_CELLS = 2**20  # cells of one temporary comparison: 1 MiB of bool, which stays in the cache
+_FEW = 8  # up to so many true items a query are counted one by one; more are worth a sort
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """What became of B queries.
+
+    query: int64[B]. ranks: where the distinct true items ended up (`Ranks`), or None if no truth was given.
+    truth: int64[T], those items, rising within a query, in the order of `ranks.rank`.
+    n_candidates: int64[B]. items: int32[B, k], best first, -1 where there are fewer candidates. scores: float[B, k], -inf there.
+    truth_seen: bool[B], some true item was in `seen` (it stays a candidate all the same).
+    """
+
+    query: np.ndarray
+    ranks: Ranks | None
+    truth: np.ndarray
+    n_candidates: np.ndarray
+    items: np.ndarray
+    scores: np.ndarray
+    truth_seen: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+    @property
+    def share_truth_seen(self) -> float:
+        """Share of the queries that ask for an item the user already had."""
+        return float(self.truth_seen.mean()) if len(self) else 0.0
+
+    @property
+    def n_empty(self) -> int:
+        """Queries that got no recommendation: they score 0 and are counted."""
+        return int((self.items < 0).all(axis=1).sum())
+
+    @classmethod
+    def join(cls, blocks: Sequence[Ranked]) -> Ranked:
+        """One Ranked of the blocks in their order (all with truth or all without, ranked among the same kind of candidates)."""
+        if len({block.ranks is None or block.ranks.sampling for block in blocks}) != 1:
+            raise ContractError(needed="blocks ranked in the same way", came=f"{len(blocks)} blocks, different or none")
+        parts = [block.ranks for block in blocks if block.ranks is not None]
+        n_candidates = np.concatenate([block.n_candidates for block in blocks])
+        ranks = None
+        if parts:
+            counts = [(part.greater, part.equal) for part in parts]
+            ranks = Ranks(
+                np.concatenate([[0], np.cumsum(np.concatenate([part.n_truth for part in parts]))]),
+                np.concatenate([part.rank for part in parts]),
+                n_candidates,
+                np.concatenate([greater for greater, _ in counts if greater is not None]),
+                np.concatenate([equal for _, equal in counts if equal is not None]),
+                parts[0].sampling,
+            )
+        return cls(
+            np.concatenate([block.query for block in blocks]),
+            ranks,
+            np.concatenate([block.truth for block in blocks]),
+            n_candidates,
+            np.concatenate([block.items for block in blocks]),
+            np.concatenate([block.scores for block in blocks]),
+            np.concatenate([block.truth_seen for block in blocks]),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """The lists as a table: query int64, item int32, score float, rank int32 (1 = best), by query and rank; no padding."""
+
+    table: pa.Table
+
+    @classmethod
+    def of(cls, ranked: Ranked) -> Answers:
+        row, place = np.nonzero(ranked.items >= 0)
+        return cls(
+            pa.table(
+                {
+                    "query": ranked.query[row],
+                    "item": ranked.items[row, place],
+                    "score": ranked.scores[row, place],
+                    "rank": (place + 1).astype(np.int32),
+                }
+            )
+        )
+
+
+def block_rows(n_items: int, *, memory: int = 2**28) -> int:
+    """How many queries to score at once so that one float32 score matrix takes at most `memory` bytes (at least 1)."""
+    return max(1, memory // (4 * max(1, n_items)))
+
+
+def mix(x: np.ndarray) -> np.ndarray:
+    """uint64 -> uint64, one to one: the output function of SplitMix64 (Steele, Lea & Flood 2014, section 5)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def priority(seed: int, query: np.ndarray, item: np.ndarray) -> np.ndarray:
+    """uint64 hash of (seed, query, item), arrays broadcast together; no two items of a query share one.
+
+    seed: any whole number (its low 64 bits count). query, item: integer arrays of at least one axis.
+    """
+    start = mix(np.array([seed & 0xFFFFFFFFFFFFFFFF], np.uint64) + _GOLDEN)
+    row = mix(start ^ np.asarray(query).astype(np.uint64))
+    return mix(row + np.asarray(item).astype(np.uint64) * _GOLDEN)
+
+
+@torch.inference_mode()
+def rank(
+    scores: Tensor, *, query: np.ndarray, seen: Jagged | None = None, truth: Jagged | None = None, k: int, seed: int
+) -> Ranked:
+    """Rank the whole catalogue of V items for B queries, exactly.
+
+    scores: float32 or float64 [B, V]; -inf means "not offered": the item is in no list, and as truth it is a miss (rank 0).
+    The tensor is used as working space and has its old values again when the call returns.
+    query: int64[B] numbers of the queries over the whole evaluation (they seed the ties).
+    seen: items of each query to leave out; repeats are allowed. truth: items to find; repeats count once.
+    A true item in `seen` is not left out - it could not be found otherwise - and its query is marked in `truth_seen`.
+    k: length of the lists, >= 1.
+
+    Raises DivergedError if a score is NaN or +inf, naming query and item, and ContractError for what does not fit together.
+    """
+    scores, query = _check(scores, query, k)
+    rows, width = scores.shape
+    true = _distinct("truth", truth, rows, width)
+    had = _distinct("seen", seen, rows, width)
+    out = np.setdiff1d(had, true, assume_unique=True)
+    truth_seen = np.zeros(rows, bool)
+    truth_seen[np.intersect1d(had, true, assume_unique=True) // width] = True
+    n_candidates = width - np.bincount(out // width, minlength=rows)
+
+    out_row, out_item = (torch.from_numpy(part).to(scores.device) for part in np.divmod(out, width))
+    kept = scores[out_row, out_item]
+    scores[out_row, out_item] = -torch.inf
+    try:
+        if not bool((kept < torch.inf).all()):  # False for NaN as well
+            at = int((~(kept < torch.inf)).nonzero()[0])
+            _refuse(query[out[at] // width], out[at] % width, float(kept[at]))
+        return _order(
+            scores,
+            query=query,
+            item_of=lambda row, column: column,
+            true=np.divmod(true, width),
+            truth=None if truth is None else true % width,
+            n_candidates=n_candidates,
+            truth_seen=truth_seen,
+            k=k,
+            seed=seed,
+            sampling=None,
+        )
+    finally:
+        scores[out_row, out_item] = kept
+
+
+@torch.inference_mode()
+def rank_candidates(
+    scores: Tensor, *, candidates: np.ndarray, query: np.ndarray, truth: Jagged, k: int, seed: int, sampling: Sampling
+) -> Ranked:
+    """Rank C given candidates for B queries: sampled evaluation, labelled as such by `sampling`.
+
+    scores: float [B, C] of `candidates` int64 [B, C] (distinct within a row, true items among them, -1 where a row is shorter).
+    The rest as in `rank`. `candidates.draw` makes the candidates.
+    """
+    scores, query = _check(scores, query, k)
+    rows, width = scores.shape
+    if candidates.shape != (rows, width):
+        raise ContractError(needed=f"candidates {(rows, width)} like the scores", came=str(candidates.shape))
+    bound = 1 + int(max(candidates.max(initial=0), np.max(truth[1], initial=0)))
+    true_row, true_item = np.divmod(_distinct("truth", truth, rows, bound), bound)
+    match = candidates[true_row] == true_item[:, None]
+    if not (match.sum(axis=1) == 1).all():
+        at = int(np.flatnonzero(match.sum(axis=1) != 1)[0])
+        raise ContractError(
+            needed="every true item once among the candidates",
+            came=f"item {true_item[at]} {int(match[at].sum())} times for query {query[true_row[at]]}",
+        )
+    gaps = torch.from_numpy(candidates < 0).to(scores.device)
+    return _order(
+        scores.masked_fill(gaps, -torch.inf),
+        query=query,
+        item_of=lambda row, column: candidates[row, column],
+        true=(true_row, match.argmax(axis=1)),
+        truth=true_item,
+        n_candidates=(candidates >= 0).sum(axis=1),
+        truth_seen=np.zeros(rows, bool),
+        k=k,
+        seed=seed,
+        sampling=sampling,
+    )
+
+
+def _order(
+    scores: Tensor,
+    *,
+    query: np.ndarray,
+    item_of: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    true: tuple[np.ndarray, np.ndarray],
+    truth: np.ndarray | None,
+    n_candidates: np.ndarray,
+    truth_seen: np.ndarray,
+    k: int,
+    seed: int,
+    sampling: Sampling | None,
+) -> Ranked:
+    """The one ranking: `scores` [B, C] has -inf where a column is no candidate; `item_of(row, column)` names the items."""
+    rows, width = scores.shape
+    values, columns = (part.cpu().numpy() for part in _top(scores, min(k + 1, width)))
+    bad = np.flatnonzero(~(values[:, :1] < np.inf).all(axis=1))  # the top value is NaN or +inf if any value of the row is
+    if len(bad):
+        worst = (~(scores[bad[0]] < torch.inf)).nonzero()[0].cpu().numpy()
+        _refuse(query[bad[0]], item_of(bad[:1], worst)[0], float(scores[bad[0], worst[0]]))
+
+    def precedence(row: np.ndarray, column: np.ndarray) -> np.ndarray:
+        return priority(seed, query[row], item_of(row, column))
+
+    places, best = _lists(scores, values, columns, k=k, precedence=precedence)
+    lists = np.where(places >= 0, item_of(np.arange(rows)[:, None], places), -1).astype(np.int32)
+    ranks = None
+    if truth is not None:
+        row, column = true
+        greater, equal, missed = _counts(scores, row, column, n_candidates)
+        place = 1 + greater
+        for at in np.flatnonzero((equal > 0) & ~missed):  # only rows where someone shares the true item's score
+            line = scores[row[at]]
+            beside = (line == line[column[at]]).nonzero()[:, 0].cpu().numpy()
+            place[at] += int((precedence(row[[at]], beside) > precedence(row[[at]], column[[at]])).sum())
+        offsets = np.searchsorted(row, np.arange(rows + 1))
+        ranks = Ranks(offsets, np.where(missed, 0, place), n_candidates, greater, equal, sampling)
+    return Ranked(query, ranks, np.zeros(0, np.int64) if truth is None else truth, n_candidates, lists, best, truth_seen)
+
+
+def _lists(
+    scores: Tensor,
+    values: np.ndarray,
+    columns: np.ndarray,
+    *,
+    k: int,
+    precedence: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """(columns [B, k], scores [B, k]) in exact order from the k + 1 largest values; -1 and -inf behind the last candidate."""
+    rows, got = values.shape
+    if got > k:
+        for row in np.flatnonzero((values[:, k - 1] == values[:, k]) & (values[:, k] > -np.inf)):  # who is in is open
+            line = scores[row].cpu().numpy()
+            above, beside = np.flatnonzero(line > values[row, k]), np.flatnonzero(line == values[row, k])
+            want = k - len(above)
+            first = np.argpartition(~precedence(np.array([row]), beside), want - 1)[:want]
+            columns[row, :k] = np.concatenate([above, beside[first]])
+            values[row, :k] = line[columns[row, :k]]
+        values, columns = values[:, :k], columns[:, :k]
+    tied = np.flatnonzero(((values[:, 1:] >= values[:, :-1]) & (values[:, 1:] > -np.inf)).any(axis=1))
+    if len(tied):
+        order = np.lexsort((~precedence(tied[:, None], columns[tied]), -values[tied]), axis=1)
+        values[tied] = np.take_along_axis(values[tied], order, axis=1)
+        columns[tied] = np.take_along_axis(columns[tied], order, axis=1)
+    out = np.full((rows, k), -1, np.int64)
+    best = np.full((rows, k), -np.inf, values.dtype)
+    out[:, : values.shape[1]] = np.where(values > -np.inf, columns, -1)
+    best[:, : values.shape[1]] = values
+    return out, best
+
+
+def _top(scores: Tensor, m: int) -> tuple[Tensor, Tensor]:
+    """(values, columns) of the m largest cells of each row, falling; among equal values at the end any may be taken.
+
+    Long rows go in two steps: the m blocks of 64 columns with the largest maxima hold m cells that are as large as any
+    others, since no unchosen block's maximum exceeds a chosen one's. The last columns, less than a block, always join.
+    """
+    rows, width = scores.shape
+    blocks = width // _WIDTH
+    if blocks <= 4 * m:
+        return torch.topk(scores, m, dim=1)
+    body, tail = scores[:, : blocks * _WIDTH].unflatten(1, (blocks, _WIDTH)), scores[:, blocks * _WIDTH :]
+    chosen = torch.topk(body.amax(dim=2), m, dim=1, sorted=False).indices
+    cells = body.gather(1, chosen[:, :, None].expand(rows, m, _WIDTH)).flatten(1)
+    values, at = torch.topk(torch.cat([cells, tail], dim=1), m, dim=1)
+    block = chosen.gather(1, (at // _WIDTH).clamp(max=m - 1)) * _WIDTH + at % _WIDTH
+    return values, torch.where(at < m * _WIDTH, block, at - m * _WIDTH + blocks * _WIDTH)
+
+
+def _counts(
+    scores: Tensor, row: np.ndarray, column: np.ndarray, n_candidates: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(greater, equal, missed) of each true item: other candidates above it, beside it, and whether it was not offered at all."""
+    rows, width = scores.shape
+    mine = scores[torch.from_numpy(row).to(scores.device), torch.from_numpy(column).to(scores.device)]
+    start = np.searchsorted(row, np.arange(rows + 1))
+    many = np.diff(start)[row] > _FEW
+    greater, least = np.zeros(len(row), np.int64), np.zeros(len(row), np.int64)  # cells above, cells above or beside
+    slot = np.arange(len(row)) - start[row]
+    step = max(1, _CELLS // max(1, width))
+    for number in range(min(_FEW, int(slot.max(initial=-1)) + 1)):
+        which = np.flatnonzero((slot == number) & ~many)
+        for part in (which[at : at + step] for at in range(0, len(which), step)):
+            line, own = _rows(scores, row[part]), mine[torch.from_numpy(part).to(mine.device)][:, None]
+            greater[part], least[part] = _count(line > own), _count(line >= own)
+    for number in np.unique(row[many]):
+        line, own = torch.sort(scores[number]).values, mine[start[number] : start[number + 1]]
+        here = slice(start[number], start[number + 1])
+        greater[here] = width - torch.searchsorted(line, own, right=True).cpu().numpy()
+        least[here] = width - torch.searchsorted(line, own).cpu().numpy()
+    missed = (mine == -torch.inf).cpu().numpy()
+    # Beside an item that was not offered are the candidates that were not offered either, not the items left out.
+    return greater, np.where(missed, n_candidates[row] - greater, least - greater) - 1, missed
+
+
+def _count(cells: Tensor) -> np.ndarray:
+    """int64[B]: how many cells of each row of bool [B, C] are true."""
+    if cells.device.type == "cpu":
+        return np.count_nonzero(cells.numpy(), axis=1)  # some ten times faster than torch's sum over bool
+    return cells.sum(dim=1).cpu().numpy()
+
+
+def _rows(scores: Tensor, row: np.ndarray) -> Tensor:
+    """scores[row], without a copy where the rows follow one another."""
+    if row[-1] - row[0] == len(row) - 1:
+        return scores[row[0] : row[-1] + 1]
+    return scores[torch.from_numpy(row).to(scores.device)]
+
+
+def _check(scores: Tensor, query: np.ndarray, k: int) -> tuple[Tensor, np.ndarray]:
+    query = np.asarray(query)
+    if scores.ndim != 2 or scores.dtype not in (torch.float32, torch.float64) or query.shape != (len(scores),):
+        raise ContractError(
+            needed="scores [B, V] of float32 or float64 and B query numbers",
+            came=f"{scores.dtype} {tuple(scores.shape)} and {query.shape}",
+        )
+    if k < 1:
+        raise ContractError(needed="lists of k >= 1", came=str(k))
+    # A view such as popularity.expand(B, V) shares cells between rows and cannot be written to.
+    return (scores if scores.is_contiguous() else scores.contiguous()), query.astype(np.int64)
+
+
+def _distinct(name: str, jagged: Jagged | None, rows: int, width: int) -> np.ndarray:
+    """Distinct row * width + item, rising."""
+    if jagged is None:
+        return np.zeros(0, np.int64)
+    offsets, items = np.asarray(jagged[0], np.int64), np.asarray(jagged[1], np.int64)
+    if offsets.shape != (rows + 1,) or offsets[0] != 0 or offsets[-1] != len(items) or (np.diff(offsets) < 0).any():
+        raise ContractError(
+            needed=f"offsets of {name} for {rows} queries over {len(items)} items", came=f"offsets {offsets.shape}"
+        )
+    if len(items) and (items.min() < 0 or items.max() >= width):
+        raise ContractError(needed=f"{name} items in 0..{width - 1}", came=f"{items.min()}..{items.max()}")
+    return np.unique(np.repeat(np.arange(rows), np.diff(offsets)) * width + items)
+
+
+def _refuse(query: int, item: int, value: float) -> None:
+    raise DivergedError(
+        needed="finite scores",
+        came=f"{value} for query {query}, item {item}",
+        remedy="the model has diverged or divides by zero; ranking it would give a number without meaning",
+    )
