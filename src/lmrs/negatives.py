@@ -68,7 +68,9 @@ def probabilities(negatives: Negatives, vocab: Vocab) -> Tensor | None:
     if isinstance(negatives, Uniform):
         return None
     if vocab.counts is None:
-        raise ContractError(needed="training counts for popularity negatives", came="a vocabulary without counts", remedy="train with fit")
+        raise ContractError(
+            needed="training counts for popularity negatives", came="a vocabulary without counts", remedy="train with fit"
+        )
     weight = torch.from_numpy(np.asarray(vocab.counts, np.float64)) ** negatives.alpha
     weight[torch.from_numpy(np.asarray(vocab.counts)) == 0] = 0
     return weight / weight.sum()
@@ -83,7 +85,9 @@ def draw(negatives: Negatives, batch: Batch, at: Tensor, vocab: Vocab, rng: torc
         if share is None:
             return torch.randint(vocab.n_items, (count,), generator=rng)
         edges = share.cumsum(0)
-        return torch.searchsorted(edges, torch.rand(count, dtype=torch.float64, generator=rng) * edges[-1]).clamp_(max=vocab.n_items - 1)
+        return torch.searchsorted(edges, torch.rand(count, dtype=torch.float64, generator=rng) * edges[-1]).clamp_(
+            max=vocab.n_items - 1
+        )
 
     if negatives.shared:
         return Drawn(some(negatives.k), log_q, negatives.k, vocab.n_items)

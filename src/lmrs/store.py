@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import secrets
@@ -85,8 +86,8 @@ class EventWriter:
     ) -> Sorted:
         """Sorts by (user, time, file order) and writes the two files.
 
-        n_users: U; users from the last one seen on have no events. by_time: False keeps file order within a user even
-        though times exist. find_duplicates: False for lists whose repeats are meant.
+        n_users: U; users from the last one seen on have no events. Without a time column the order is file order.
+        find_duplicates: False for lists whose repeats are meant.
         """
         with storage(self.folder):
             for file in self._spool.values():
@@ -95,9 +96,7 @@ class EventWriter:
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         bounds = _bounds(offsets)
         stage = self._scatter(offsets, bounds) if len(bounds) > 2 else "spool"
-        found, kept = self._sort(
-            stage, offsets, bounds, drop=drop_duplicates, by_time=by_time and "time" in self.columns, find=find_duplicates
-        )
+        found, kept = self._sort(stage, offsets, bounds, drop=drop_duplicates, find=find_duplicates)
         if found.dropped:
             offsets = np.concatenate([[0], np.cumsum(kept)]).astype(np.int64)
         _lay_out(
@@ -133,17 +132,17 @@ class EventWriter:
         return "run"
 
     def _sort(
-        self, stage: str, offsets: np.ndarray, bounds: np.ndarray, *, drop: bool, by_time: bool, find: bool
+        self, stage: str, offsets: np.ndarray, bounds: np.ndarray, *, drop: bool, find: bool
     ) -> tuple[Sorted, np.ndarray]:
         """Sorts each run in place (closing the gaps of dropped events). Returns the counts and int64[U] events kept."""
         written = duplicates = ties = 0
         kept = np.diff(offsets)
         with storage(self.folder), contextlib.ExitStack() as stack:
             files = {name: stack.enter_context(self._path(stage, name).open("r+b")) for name in self._dtypes}
-            for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+            for first, last in itertools.pairwise(bounds):
                 lo, hi = int(offsets[first]), int(offsets[last])
                 run = {name: _read_at(files[name], self._dtypes[name], lo, hi) for name in self._dtypes}
-                order = np.lexsort((run["time"], run["user"])) if by_time else np.argsort(run["user"], kind="stable")
+                order = np.lexsort((run["time"], run["user"])) if "time" in run else np.argsort(run["user"], kind="stable")
                 run = {name: array[order] for name, array in run.items()}
                 same = run["user"][1:] == run["user"][:-1]
                 if "time" in run:

@@ -56,6 +56,8 @@ def apply(tuning: Tuning, modules: nn.Module) -> tuple[list[str], list[str]]:
     if isinstance(tuning, Part) and not any(n.startswith("network.") for n in tuned):
         names = sorted({n.removeprefix("network.").split(".")[0] for n in tuned + frozen if n.startswith("network.")})
         raise ContractError(
-            needed=f"parameters that match {', '.join(tuning.patterns)}", came=f"a network of {', '.join(names)}", remedy="change Part(...)"
+            needed=f"parameters that match {', '.join(tuning.patterns)}",
+            came=f"a network of {', '.join(names)}",
+            remedy="change Part(...)",
         )
     return tuned, frozen

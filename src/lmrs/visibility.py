@@ -111,7 +111,7 @@ def mask(visible: Visibility, cells: dict[str, Tensor], length: int) -> Tensor:
         case Permutation(rank, query):
             order, content = cells[rank], cells[query] == 0
             earlier = (order[:, None, :] < order[:, :, None]) | (order[:, None, :] < 0)
-            return (earlier & content[:, None, :]) | torch.eye(length, dtype=torch.bool)[None]
+            return (earlier & content[:, None, :]) | torch.eye(length, dtype=torch.bool, device=order.device)[None]
         case Custom(sees, level):
             return cells[sees][:, :, None] >= cells[level][:, None, :]
     raise TypeError(f"not a Visibility: {visible!r}")

@@ -24,17 +24,20 @@ class Attributes:
 
     @classmethod
     def from_lists(cls, lists: pa.Array | pa.ChunkedArray) -> Attributes:
-        """From one list of text values an item, in item order; null counts as no value; repeats are dropped."""
-        if isinstance(lists, pa.ChunkedArray):
-            lists = lists.combine_chunks()
-        rows = lists.to_pylist()
-        places: dict[str, int] = {}
-        offsets, values = np.zeros(len(rows) + 1, np.int64), []
-        for at, row in enumerate(rows):
-            seen = dict.fromkeys(v for v in (row or ()) if v is not None)
-            values.extend(places.setdefault(str(v), len(places)) for v in seen)
-            offsets[at + 1] = len(values)
-        return cls(pa.array(list(places), pa.large_string()), offsets, np.asarray(values, np.int32))
+        """From one list of values an item, in item order; null counts as no value; repeats within an item are dropped.
+
+        Values are numbered in order of first appearance; numbers become their decimal text.
+        """
+        rows = lists.combine_chunks() if isinstance(lists, pa.ChunkedArray) else lists
+        owner, flat = pc.list_parent_indices(rows), pc.list_flatten(rows)
+        real = pc.is_valid(flat)
+        coded = pc.cast(flat.filter(real), pa.large_string()).dictionary_encode()
+        owner = owner.filter(real).to_numpy(zero_copy_only=False).astype(np.int64)
+        codes = coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        _, first = np.unique(owner * max(len(coded.dictionary), 1) + codes, return_index=True)
+        first.sort()  # within an item the values keep the order they came in
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(owner[first], minlength=len(rows)))]).astype(np.int64)
+        return cls(coded.dictionary, offsets, codes[first].astype(np.int32))
 
     @property
     def count(self) -> int:
@@ -44,6 +47,37 @@ class Attributes:
     def of(self, item: int) -> list[str]:
         """The values of one item, as text."""
         return self.names.take(pa.array(self.values[self.offsets[item] : self.offsets[item + 1]])).to_pylist()
+
+
+class Numbering:
+    """Numbers distinct values in order of first appearance, a chunk at a time, without Python per value.
+
+    ids: the values so far (text or int64), in the order of their numbers.
+    """
+
+    def __init__(self) -> None:
+        self.ids: pa.Array | None = None
+
+    def __len__(self) -> int:
+        return 0 if self.ids is None else len(self.ids)
+
+    def add(self, values: pa.Array) -> np.ndarray:
+        """int32 numbers of the values (no nulls; one type for all calls); new ones get the next numbers."""
+        coded = values.dictionary_encode()
+        if self.ids is None:
+            self.ids = coded.dictionary.slice(0, 0)
+        known = pc.index_in(coded.dictionary, value_set=self.ids)
+        fresh = pc.is_null(known)
+        places = np.array(pc.fill_null(known, 0), np.int32)
+        new = fresh.to_numpy(zero_copy_only=False)
+        places[new] = len(self.ids) + np.arange(new.sum(), dtype=np.int32)
+        if new.any():
+            self.ids = pa.concat_arrays([self.ids, coded.dictionary.filter(fresh)])
+        return places[coded.indices.to_numpy(zero_copy_only=False)]
+
+    def text(self) -> pa.Array:
+        """The values as large_string; integers as their decimal text."""
+        return pa.array([], pa.large_string()) if self.ids is None else self.ids.cast(pa.large_string())
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,6 +30,8 @@ class Transformer(Model):
     tied: score with the input item table, else with one of its own. bias: add a bias for each item (BERT4Rec, Transformers4Rec).
     transform: dense, GELU, LayerNorm before scoring (BERT's prediction head). positions: False leaves the position embedding out (ablation).
     features: side information mixed into the item embedding, or None.
+    item_dim: width E of the item embeddings, with a linear map E -> D before the blocks and D -> E before scoring (Transformers4Rec); None:
+    E = D without maps.
     """
 
     dim: int = 64
@@ -47,15 +49,20 @@ class Transformer(Model):
     transform: bool = False
     positions: bool = True
     features: Features | None = None
+    item_dim: int | None = None
 
     def __post_init__(self) -> None:
         if self.dim % self.heads:
-            raise ContractError(needed="heads that divide dim", came=f"dim={self.dim}, heads={self.heads}", remedy="change one of them")
+            raise ContractError(
+                needed="heads that divide dim", came=f"dim={self.dim}, heads={self.heads}", remedy="change one of them"
+            )
         if self.align not in ("left", "right"):
             raise ContractError(needed="align 'left' or 'right'", came=repr(self.align))
         for name in ("dim", "layers", "heads", "max_len"):
             if getattr(self, name) < 1:
                 raise ContractError(needed=f"{name} of at least 1", came=f"{name}={getattr(self, name)}")
+        if self.item_dim is not None and self.item_dim < 1:
+            raise ContractError(needed="item_dim of at least 1, or None", came=f"item_dim={self.item_dim}")
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ContractError(needed=f"{name} in [0, 1)", came=f"{name}={getattr(self, name)}")
@@ -71,16 +78,21 @@ class TransformerNetwork(Network):
     def __init__(self, model: Transformer, vocab: Vocab) -> None:
         super().__init__()
         self.model, self.n_items, self.dim = model, vocab.n_items, model.dim
-        self.items = nn.Embedding(vocab.n_symbols, model.dim)
+        width = model.item_dim or model.dim
+        self.items = nn.Embedding(vocab.n_symbols, width)
         self.positions = nn.Embedding(model.max_len, model.dim) if model.positions else None
-        self.features = model.features.build(vocab, model.dim) if model.features else None
+        self.features = model.features.build(vocab, width) if model.features else None
+        self.widen = nn.Linear(width, model.dim) if model.item_dim else None
+        self.narrow = nn.Linear(model.dim, width) if model.item_dim else None
         self.embed_norm = nn.LayerNorm(model.dim) if model.embed_norm else None
         self.blocks = nn.ModuleList(
             model.block.build(model.dim, model.heads, model.dropout, model.attention_dropout) for _ in range(model.layers)
         )
         self.final_norm = nn.LayerNorm(model.dim) if model.block.final_norm else None
-        self.transform = nn.Sequential(nn.Linear(model.dim, model.dim), nn.GELU(), nn.LayerNorm(model.dim)) if model.transform else None
-        self.table = None if model.tied else nn.Embedding(vocab.n_items, model.dim)
+        self.transform = (
+            nn.Sequential(nn.Linear(model.dim, model.dim), nn.GELU(), nn.LayerNorm(model.dim)) if model.transform else None
+        )
+        self.table = None if model.tied else nn.Embedding(vocab.n_items, width)
         self.item_bias = nn.Parameter(torch.zeros(vocab.n_items)) if model.bias else None
         self.apply(_initialise)
 
@@ -88,9 +100,11 @@ class TransformerNetwork(Network):
         """[N, D] input vectors."""
         x = self.items(batch.channels["item"])
         if self.model.scale:
-            x = x * math.sqrt(self.dim)
+            x = x * math.sqrt(x.shape[1])
         if self.features is not None:
-            x = self.features(x, batch)
+            x = self.features(x, batch, self.n_items)
+        if self.widen is not None:
+            x = self.widen(x)
         if self.positions is not None:
             x = x + self.positions(self.place(batch))
         if self.embed_norm is not None:
@@ -113,7 +127,9 @@ class TransformerNetwork(Network):
         return x if self.final_norm is None else self.final_norm(x)
 
     def read(self, states: Tensor) -> Tensor:
-        return states if self.transform is None else self.transform(states)
+        if self.transform is not None:
+            states = self.transform(states)
+        return states if self.narrow is None else self.narrow(states)
 
     def output(self) -> Output:
         table = self.items.weight[: self.n_items] if self.table is None else self.table.weight

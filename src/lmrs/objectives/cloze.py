@@ -82,12 +82,16 @@ class Cloze:
         item = batch.channels["item"]
         hidden = self.hidden(batch, rng)
         target = torch.where(hidden, item, -1)
-        return with_negatives(batch.with_channels(item=torch.where(hidden, vocab.mask, item), target=target), self.loss, vocab, rng)
+        return with_negatives(
+            batch.with_channels(item=torch.where(hidden, vocab.mask, item), target=target), self.loss, vocab, rng
+        )
 
     def counts(self, prepared: Batch) -> dict[str, int]:
         return {"cloze": int((prepared.channels["target"] >= 0).sum())}
 
-    def charge(self, network: Network, head: nn.Module | None, prepared: Batch, vocab: Vocab, rng: torch.Generator | None) -> dict[str, Tensor]:
+    def charge(
+        self, network: Network, head: nn.Module | None, prepared: Batch, vocab: Vocab, rng: torch.Generator | None
+    ) -> dict[str, Tensor]:
         states = network(prepared, self.visible, rng)
         return {"cloze": charge_targets(network, states, prepared, self.loss, vocab)}
 

@@ -54,7 +54,9 @@ class NextItem:
     def counts(self, prepared: Batch) -> dict[str, int]:
         return {"next": int((prepared.channels["target"] >= 0).sum())}
 
-    def charge(self, network: Network, head: nn.Module | None, prepared: Batch, vocab: Vocab, rng: torch.Generator | None) -> dict[str, Tensor]:
+    def charge(
+        self, network: Network, head: nn.Module | None, prepared: Batch, vocab: Vocab, rng: torch.Generator | None
+    ) -> dict[str, Tensor]:
         states = network(prepared, self.visible, rng)
         return {"next": charge_targets(network, states, prepared, self.loss, vocab)}
 

@@ -43,7 +43,9 @@ class Objective(Protocol):
     def counts(self, prepared: Batch) -> dict[str, int]:
         """By what each part of the loss is divided: a property of the prepared batch alone, so that shards agree."""
 
-    def charge(self, network: Network, head: nn.Module | None, prepared: Batch, vocab: Vocab, rng: torch.Generator | None) -> dict[str, Tensor]:
+    def charge(
+        self, network: Network, head: nn.Module | None, prepared: Batch, vocab: Vocab, rng: torch.Generator | None
+    ) -> dict[str, Tensor]:
         """The *sum* of each part of the loss over the prepared batch (or a shard of it)."""
 
     def ask(self, batch: Batch, vocab: Vocab) -> Batch | None:

@@ -43,7 +43,9 @@ class Question(NamedTuple):
 
 
 @torch.no_grad()
-def scores(scorer: Scorer, objective: Objective | None, view: View, rows: Rows, vocab: Vocab, device: torch.device | str = "cpu") -> tuple[Tensor, int]:
+def scores(
+    scorer: Scorer, objective: Objective | None, view: View, rows: Rows, vocab: Vocab, device: torch.device | str = "cpu"
+) -> tuple[Tensor, int]:
     """[R, V] scores for the histories `rows`, in their order, and how many rows had no history to go by.
 
     objective: the signal of the last stage, which knows how to ask (None for controls).
@@ -74,7 +76,12 @@ def scores(scorer: Scorer, objective: Objective | None, view: View, rows: Rows, 
 
 
 def questions(
-    scorer: Scorer, objective: Objective | None, task: NextItem, queries: Queries, vocab: Vocab, device: torch.device | str = "cpu"
+    scorer: Scorer,
+    objective: Objective | None,
+    task: NextItem,
+    queries: Queries,
+    vocab: Vocab,
+    device: torch.device | str = "cpu",
 ) -> Iterator[Question]:
     """Blocks of queries with their scores, in bounded memory. Queries of similar history length are asked together."""
     block = max(1, min(256, SCORE_CELLS // max(1, vocab.n_items)))

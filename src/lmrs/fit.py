@@ -1,0 +1,533 @@
+"""The one training loop: a System's stages over a Split's training part, resumable bit for bit.
+
+What is drawn at a step is a function of (seed, stage, epoch, step); what a checkpoint holds is everything else. A step is
+
+    rows -> view.collate -> objective.corrupt (whole batch) -> shard, micro-batches -> charge -> backward -> one update
+
+with the loss divided once by the counts of the whole batch, so that neither sharding nor accumulation can change it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lmrs import checkpoint, taxonomy, tuning
+from lmrs.batch import Batch
+from lmrs.distributed import Group
+from lmrs.errors import CheckpointError, DivergedError, LmrsError
+from lmrs.files import write_atomic
+from lmrs.judge import judge
+from lmrs.lock import RunLock
+from lmrs.measures import parse
+from lmrs.models.network import ControlScorer, Network, Scorer
+from lmrs.objectives import Objective
+from lmrs.progress import Reporter
+from lmrs.schedule import filled
+from lmrs.seeding import generator, mix, numpy_generator
+from lmrs.split import Split, sealed
+from lmrs.system import Budget, Estimate, Stage, System
+from lmrs.views import Rows
+from lmrs.vocab import Vocab
+
+CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
+
+
+class Interrupted(LmrsError):
+    """The run was asked to stop; its state is saved. code: what a shell expects as exit status (130 Ctrl-C, 143 SIGTERM)."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """What `fit` leaves: the scorer, who asks it, and what it cost.
+
+    vocab: with training counts. log: the lines of metrics.jsonl. moved: for each stage, what taxonomy.check counted.
+    steps, targets: updates made and predictions charged. parameters: total number. trained: declared tuned in any stage.
+    seconds, cpu_seconds: of this process, resumed parts included.
+    """
+
+    system: System
+    split: Split
+    vocab: Vocab
+    scorer: Scorer
+    objective: Objective | None
+    log: list[dict[str, Any]]
+    moved: list[dict[str, int]]
+    steps: int
+    targets: int
+    parameters: int
+    trained: int
+    seconds: float
+    cpu_seconds: float
+
+
+@dataclass
+class Progress:
+    """Where a run stands; JSON in a checkpoint. sums, counts: the epoch's loss so far. log_bytes: length of metrics.jsonl."""
+
+    stage: int = 0
+    epoch: int = 0
+    step: int = 0
+    total_steps: int = 0
+    stage_steps: int = 0
+    targets: int = 0
+    best: float | None = None
+    best_epoch: int = -1
+    stale: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    log_bytes: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    trained: int = 0
+    moved: list[dict[str, int]] = field(default_factory=list)
+    before: dict[str, str] = field(default_factory=dict)
+    finished: bool = False
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How, not what: nothing here changes the mathematics of a run.
+
+    device: "cpu", "cuda" or "auto". micro_batch: rows of a forward pass (None: the whole batch). checkpoint_every: updates.
+    precision: "fp32", or "bf16" for autocast of the matrix products (the loss stays in fp32).
+    """
+
+    device: str = "auto"
+    micro_batch: int | None = None
+    checkpoint_every: int = 500
+    precision: str = "fp32"
+
+    def resolved(self) -> torch.device:
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+
+def fit(
+    system: System,
+    split: Split,
+    *,
+    out: Path | str | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    execution: Execution = Execution(),  # noqa: B008 - a frozen value
+    reporter: Reporter | None = None,
+) -> Fitted:
+    """Train every stage of a System on a Split's training part; the test part stays sealed.
+
+    out: run folder for checkpoints and metrics.jsonl (None: in memory only). seed: of everything that is drawn, with the place in the run.
+    resume: go on from the newest whole checkpoint in `out` (from the start if there is none).
+
+    Raises DivergedError if the loss becomes NaN or infinite, BusyError if another process owns `out`, CheckpointError if a checkpoint was
+    made by something else, Interrupted after Ctrl-C or SIGTERM (state saved), ContractError if parts do not fit the data.
+    """
+    reporter = reporter or Reporter(quiet=True)
+    folder = None if out is None else Path(out)
+    group = Group.current()
+    with sealed():
+        if folder is None or not group.is_main:
+            return _Run(system, split, None if folder is None else folder, seed, execution, reporter, group).go(resume)
+        with RunLock(folder):
+            return _Run(system, split, folder, seed, execution, reporter, group).go(resume)
+
+
+class _Run:
+    """One call of `fit`."""
+
+    def __init__(
+        self, system: System, split: Split, folder: Path | None, seed: int, execution: Execution, reporter: Reporter, group: Group
+    ) -> None:
+        self.system, self.split, self.folder, self.seed = system, split, folder, seed
+        self.execution, self.reporter, self.group = execution, reporter, group
+        self.device = execution.resolved()
+        self.vocab = replace(split.dataset.vocab, counts=split.train.counts())
+        self.progress = Progress()
+        self.log: list[dict[str, Any]] = []
+        self.best: dict[str, Tensor] = {}
+        self.stop_signal = 0
+        self.clock, self.cpu_clock = time.perf_counter(), time.process_time()
+        self.identity = {
+            "system": repr(system),
+            "data": split.dataset.fingerprint,
+            "split": json.dumps(split.about, sort_keys=True),
+            "seed": seed,
+        }
+
+    # -- the plan ------------------------------------------------------------------------------------------------
+
+    def go(self, resume: bool) -> Fitted:
+        torch.set_flush_denormal(True)  # a saturated backward pass on denormals costs 12 times as much
+        saved = self._restore() if resume else self._fresh()
+        scorer = self._build(0)
+        if isinstance(scorer, ControlScorer):
+            return self._estimate(scorer)
+        assert isinstance(scorer, Network)
+        objective: Objective | None = None
+        with self._signals():
+            for number, stage in enumerate(self.system.stages):
+                assert isinstance(stage, Stage)
+                objective = stage.objective
+                if number < self.progress.stage:
+                    continue
+                if stage.start == "new" and number > 0 and saved is None:
+                    scorer = self._build(number)
+                if self.progress.finished:
+                    modules = self._modules(scorer, stage, number)
+                    _assign(modules, saved or {}, "now.")
+                    break
+                scorer = self._train(stage, number, scorer, saved)
+                saved = None
+        self._count_time()
+        return Fitted(
+            system=self.system,
+            split=self.split,
+            vocab=self.vocab,
+            scorer=scorer,
+            objective=objective,
+            log=self.log,
+            moved=self.progress.moved,
+            steps=self.progress.total_steps,
+            targets=self.progress.targets,
+            parameters=sum(p.numel() for p in scorer.parameters()),
+            trained=self.progress.trained,
+            seconds=self.progress.seconds,
+            cpu_seconds=self.progress.cpu_seconds,
+        )
+
+    def _estimate(self, scorer: ControlScorer) -> Fitted:
+        self.reporter.say(f"counting {self.split.train.n_events:,} events")
+        scorer.estimate(self.split.train)
+        self._count_time()
+        return Fitted(
+            self.system, self.split, self.vocab, scorer, None, [], [], 0, self.split.train.n_events, 0, 0,
+            self.progress.seconds, self.progress.cpu_seconds,
+        )  # fmt: skip
+
+    def _build(self, number: int) -> Scorer:
+        """The network with its initial weights, a function of (seed, stage); torch's own generator is put back."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix(self.seed, "weights", number))
+            return self.system.model.build(self.vocab).to(self.device)
+
+    def _modules(self, network: Network, stage: Stage, number: int) -> nn.ModuleDict:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix(self.seed, "head", number))
+            head = stage.objective.head(self.vocab, network.dim)
+        return nn.ModuleDict({"network": network, **({"head": head.to(self.device)} if head is not None else {})})
+
+    # -- one stage -----------------------------------------------------------------------------------------------
+
+    def _train(self, stage: Stage, number: int, network: Network, saved: dict[str, Tensor] | None) -> Network:
+        budget, progress = stage.budget, self.progress
+        modules = self._modules(network, stage, number)
+        tuned, _ = tuning.apply(stage.tuning, modules)
+        if not tuned:
+            progress.moved.append(taxonomy.check(taxonomy.fingerprints(modules), modules, tuned, updates=0))
+            return network
+        optimizer = _optimizer(modules, budget)
+        if saved is None:
+            progress.before = taxonomy.fingerprints(modules)
+            self.best = {}
+        else:
+            _assign(modules, saved, "now.")
+            self.best = {k.removeprefix("best."): v for k, v in saved.items() if k.startswith("best.")}
+            _restore_optimizer(optimizer, modules, saved)
+        for parameter in modules.parameters():
+            self.group.broadcast_([parameter.data])
+        per_epoch = math.ceil(len(self._rows(stage, number, 0)) / budget.batch_size)
+        schedule = filled(budget.schedule, per_epoch * budget.epochs)
+        asks = _can_ask(stage, self.vocab)
+        while progress.epoch < budget.epochs:
+            rows = self._rows(stage, number, progress.epoch)
+            order = torch.randperm(len(rows), generator=generator(self.seed, "order", number, progress.epoch)).numpy()
+            steps = math.ceil(len(order) / budget.batch_size)
+            self.reporter.begin(f"{stage.name} epoch {progress.epoch + 1}/{budget.epochs}", steps, progress.step)
+            while progress.step < steps:
+                which = order[progress.step * budget.batch_size : (progress.step + 1) * budget.batch_size]
+                for param_group in optimizer.param_groups:
+                    param_group["lr"] = budget.lr * schedule.factor(progress.stage_steps)
+                self._step(stage, number, modules, optimizer, rows.take(which))
+                if self.stop_signal:
+                    self._interrupt(modules, optimizer)
+                if progress.total_steps % self.execution.checkpoint_every == 0:
+                    self._save(modules, optimizer)
+            stop = self._end_epoch(stage, number, modules, asks)
+            if self.stop_signal and not stop:
+                self._interrupt(modules, optimizer)
+            if stop:
+                break
+        if self.best:
+            _assign(modules, self.best, "")
+        progress.moved.append(taxonomy.check(progress.before, modules, tuned, updates=progress.stage_steps))
+        progress.trained = max(progress.trained, sum(p.numel() for n, p in modules.named_parameters() if n in set(tuned)))
+        last = number == len(self.system.stages) - 1
+        if last:
+            progress.finished = True
+        else:
+            progress.stage, progress.epoch, progress.step, progress.stage_steps = number + 1, 0, 0, 0
+            progress.best, progress.best_epoch, progress.stale = None, -1, 0
+        if last:
+            self._save(modules, None)
+        return network
+
+    def _rows(self, stage: Stage, number: int, epoch: int) -> Rows:
+        rng = numpy_generator(self.seed, "rows", number, epoch)
+        return stage.view.rows(self.split.train, ahead=stage.objective.ahead, rng=rng)
+
+    def _step(self, stage: Stage, number: int, modules: nn.ModuleDict, optimizer: torch.optim.Optimizer, rows: Rows) -> None:
+        """One update. Every process prepares the whole batch (cheap) and charges its own rows of it."""
+        progress, objective = self.progress, stage.objective
+        place = (number, progress.epoch, progress.step)
+        whole = objective.corrupt(stage.view.collate(rows), self.vocab, generator(self.seed, "corrupt", *place))
+        counts = objective.counts(whole)
+        optimizer.zero_grad(set_to_none=True)
+        sums = dict.fromkeys(counts, 0.0)
+        for at, part in enumerate(self._pieces(whole)):
+            rng = _on(self.device, self.seed, "dropout", *place, self.group.rank, at)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.execution.precision == "bf16"):
+                charged = objective.charge(modules["network"], _head(modules), part.to(self.device), self.vocab, rng)
+            loss = sum((objective.weights[name] / max(1, counts[name])) * value for name, value in charged.items())
+            assert isinstance(loss, Tensor)
+            if loss.requires_grad:
+                loss.backward()
+            for name, value in charged.items():
+                sums[name] += float(value.detach())
+        sums = self._share(modules, sums)
+        if not all(math.isfinite(value) for value in sums.values()):
+            self._diverged(stage, rows, sums)
+        if stage.budget.clip is not None:
+            nn.utils.clip_grad_norm_(modules.parameters(), stage.budget.clip)
+        optimizer.step()
+        for name, value in sums.items():
+            progress.sums[name] = progress.sums.get(name, 0.0) + value
+            progress.counts[name] = progress.counts.get(name, 0) + counts[name]
+        progress.step += 1
+        progress.stage_steps += 1
+        progress.total_steps += 1
+        progress.targets += max(counts.values(), default=0)
+        self.reporter.step(" ".join(f"{n} {progress.sums[n] / max(1, progress.counts[n]):.4f}" for n in sums))
+
+    def _pieces(self, whole: Batch) -> Iterator[Batch]:
+        """This process's micro-batches: rows of the examples rank, rank + size, ..."""
+        micro, size = self.execution.micro_batch, self.group.size
+        if size == 1 and micro is None:
+            yield whole
+            return
+        examples = torch.unique(whole.rows["example"])[self.group.rank :: size]
+        for some in examples.split(micro or max(1, len(examples))):
+            yield whole.take(torch.isin(whole.rows["example"], some).nonzero()[:, 0])
+
+    def _share(self, modules: nn.ModuleDict, sums: dict[str, float]) -> dict[str, float]:
+        """Add gradients and losses over the processes."""
+        if self.group.size == 1:
+            return sums
+        tuned = [p for p in modules.parameters() if p.requires_grad]
+        for parameter in tuned:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        values = torch.tensor(list(sums.values()), dtype=torch.float64)
+        self.group.sum_([*(p.grad for p in tuned if p.grad is not None), values])
+        return dict(zip(sums, values.tolist(), strict=True))
+
+    def _end_epoch(self, stage: Stage, number: int, modules: nn.ModuleDict, asks: bool) -> bool:
+        """Validate, log, remember the best; True if the stage is over."""
+        progress, budget = self.progress, stage.budget
+        losses = {name: progress.sums[name] / max(1, progress.counts[name]) for name in progress.sums}
+        line: dict[str, Any] = {"stage": stage.name, "epoch": progress.epoch + 1, "step": progress.total_steps, "loss": losses}
+        done = progress.epoch + 1 >= budget.epochs
+        stop = done
+        if asks and len(self.split.valid) and (done or (progress.epoch + 1) % budget.every == 0):
+            value = self._validate(stage, modules["network"])
+            line["valid"] = {budget.measure: value}
+            if progress.best is None or value > progress.best:
+                progress.best, progress.best_epoch, progress.stale = value, progress.epoch + 1, 0
+                self.best = {name: tensor.detach().cpu().clone() for name, tensor in modules.state_dict().items()}
+            else:
+                progress.stale += 1
+                stop = stop or (budget.patience is not None and progress.stale >= budget.patience)
+        self._append(line)
+        if "valid" in line or stop:
+            shown = " ".join(f"{name} {value:.4f}" for name, value in losses.items())
+            valid = f"  {budget.measure} {line['valid'][budget.measure]:.4f} (best {progress.best:.4f} at {progress.best_epoch})" if "valid" in line else ""
+            self.reporter.say(f"{stage.name} epoch {progress.epoch + 1:>3}  loss {shown}{valid}")
+        progress.epoch, progress.step, progress.sums, progress.counts = progress.epoch + 1, 0, {}, {}
+        return stop
+
+    def _validate(self, stage: Stage, network: Network) -> float:
+        measure = parse(stage.budget.measure)
+        judged = judge(network, stage.objective, self.system.task, self.split.valid, self.vocab, k=1, seed=self.seed, device=self.device)
+        return float(np.mean(measure(judged.ranks)))  # type: ignore[arg-type, operator]
+
+    # -- what is kept ----------------------------------------------------------------------------------------------
+
+    def _append(self, line: dict[str, Any]) -> None:
+        self.log.append(line)
+        if self.folder is not None and self.group.is_main:
+            text = json.dumps(line) + "\n"
+            with open(self.folder / METRICS, "a", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            self.progress.log_bytes += len(text.encode())
+
+    def _count_time(self) -> None:
+        now, cpu = time.perf_counter(), time.process_time()
+        self.progress.seconds += now - self.clock
+        self.progress.cpu_seconds += cpu - self.cpu_clock
+        self.clock, self.cpu_clock = now, cpu
+
+    def _save(self, modules: nn.ModuleDict, optimizer: torch.optim.Optimizer | None) -> None:
+        if self.folder is None or not self.group.is_main:
+            return
+        self._count_time()
+        tensors = {f"now.{name}": tensor for name, tensor in modules.state_dict().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        if optimizer is not None:
+            names = {parameter: name for name, parameter in modules.named_parameters()}
+            for parameter, slots in optimizer.state.items():
+                tensors |= {f"optimizer.{names[parameter]}|{slot}": value for slot, value in slots.items()}
+        state = {"identity": self.identity, "progress": json.loads(json.dumps(asdict(self.progress)))}
+        checkpoint.save(self.folder / CHECKPOINTS, checkpoint.step_name(self.progress.total_steps), tensors, state)
+
+    def _fresh(self) -> None:
+        if self.folder is not None and self.group.is_main:
+            if checkpoint.steps(self.folder / CHECKPOINTS):
+                raise CheckpointError(
+                    needed=f"an empty run folder: {self.folder}", came="one with checkpoints", remedy="add --resume, or choose another --out"
+                )
+            write_atomic(self.folder / METRICS, b"")
+        self.group.barrier()
+
+    def _restore(self) -> dict[str, Tensor] | None:
+        """The tensors of the newest whole checkpoint, with `self.progress` set; None if there is none."""
+        if self.folder is None:
+            raise CheckpointError(needed="a run folder to resume from", came="none", remedy="pass out=")
+        found = checkpoint.latest(self.folder / CHECKPOINTS, report=self.reporter.say)
+        log = self.folder / METRICS
+        if found is None:
+            self.reporter.say("no checkpoint yet: starting from the beginning")
+            if self.group.is_main:
+                write_atomic(log, b"")
+            return None
+        tensors, state = checkpoint.load(found)
+        changed = [f"{key} was {_short(state['identity'].get(key))}, is {_short(value)}" for key, value in self.identity.items() if state["identity"].get(key) != value]
+        if changed:
+            raise CheckpointError(
+                needed=f"the run that made {found}", came="; ".join(changed), remedy="use the same system, options, data and seed, or a new --out"
+            )
+        self.progress = Progress(**state["progress"])
+        kept = log.read_bytes()[: self.progress.log_bytes] if log.exists() else b""
+        if len(kept) < self.progress.log_bytes:
+            raise CheckpointError(needed=f"{self.progress.log_bytes} bytes of {log}", came=f"{len(kept)}", remedy="restore the file or start anew")
+        if self.group.is_main:
+            write_atomic(log, kept)
+        self.log = [json.loads(line) for line in kept.decode().splitlines()]
+        self.reporter.say(f"resuming from {found.name}")
+        return tensors
+
+    # -- what goes wrong ---------------------------------------------------------------------------------------------
+
+    def _diverged(self, stage: Stage, rows: Rows, sums: dict[str, float]) -> None:
+        good = checkpoint.steps(self.folder / CHECKPOINTS)[-1:] if self.folder is not None else []
+        users = ", ".join(self.split.dataset.vocab.users[int(u)].as_py() for u in rows.user[:3])
+        raise DivergedError(
+            needed="a finite loss",
+            came=f"{sums} in stage {stage.name!r}, epoch {self.progress.epoch + 1}, step {self.progress.total_steps + 1} (rows of users {users}, ...)",
+            remedy=f"lower lr or set clip; the last good state is {good[0] if good else 'not saved'}",
+        )
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM finish the step first. A second Ctrl-C stops at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        old: dict[int, Any] = {}
+
+        def note(number: int, frame: object) -> None:
+            if self.stop_signal:
+                raise KeyboardInterrupt
+            self.stop_signal = number
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            old[number] = signal.signal(number, note)
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+    def _interrupt(self, modules: nn.ModuleDict, optimizer: torch.optim.Optimizer) -> None:
+        self._save(modules, optimizer)
+        kept = "nothing was kept (no run folder)" if self.folder is None else f"state saved in {self.folder}; go on with --resume"
+        raise Interrupted(128 + self.stop_signal, f"stopped at step {self.progress.total_steps}; {kept}")
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _head(modules: nn.ModuleDict) -> nn.Module | None:
+    return modules["head"] if "head" in modules else None
+
+
+def _can_ask(stage: Stage, vocab: Vocab) -> bool:
+    """Whether the stage's objective can rank the catalogue, tried on a tiny batch."""
+    probe = Batch({"item": torch.zeros(1, dtype=torch.int64), "position": torch.zeros(1, dtype=torch.int64)}, torch.tensor([0, 1]), {"example": torch.zeros(1, dtype=torch.int64)})
+    return stage.objective.ask(probe, vocab) is not None
+
+
+def _on(device: torch.device, seed: int, *place: int | str) -> torch.Generator:
+    return torch.Generator(device=device).manual_seed(mix(seed, *place))
+
+
+def _optimizer(modules: nn.ModuleDict, budget: Budget) -> torch.optim.Optimizer:
+    """Adam with decoupled weight decay, on matrices only (norms and biases are left alone); fused: four times the speed."""
+    tuned = [p for p in modules.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in tuned if p.ndim >= 2], "weight_decay": budget.weight_decay},
+        {"params": [p for p in tuned if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=budget.lr, betas=budget.betas, fused=True)
+
+
+def _assign(modules: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
+    """Copy saved tensors into the modules, name by name."""
+    state = modules.state_dict()
+    for name, value in state.items():
+        key = prefix + name
+        if key not in tensors or tensors[key].shape != value.shape:
+            came = "nothing" if key not in tensors else f"shape {list(tensors[key].shape)}"
+            raise CheckpointError(needed=f"a tensor {name!r} of shape {list(value.shape)}", came=came, remedy="use the code and options that made it")
+        value.copy_(tensors[key])
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, modules: nn.Module, tensors: dict[str, Tensor]) -> None:
+    parameters = dict(modules.named_parameters())
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            name, slot = key.removeprefix("optimizer.").split("|")
+            parameter = parameters[name]
+            # Adam's step counter stays where the optimiser made it; moments live with the parameter.
+            optimizer.state[parameter][slot] = value.clone() if slot == "step" and parameter.device.type == "cpu" else value.to(parameter.device, copy=True)
+
+

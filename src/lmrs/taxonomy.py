@@ -1,0 +1,76 @@
+"""Reads the survey's training-strategy cell off a System, and proves it on the weights (Liu, Zhang & Gulla, section 3)."""
+
+from __future__ import annotations
+
+import hashlib
+
+from torch import nn
+
+from lmrs.errors import LmrsError
+from lmrs.system import Estimate, Stage, System
+from lmrs.tuning import Everything, Head, Nothing, Part
+
+CONTROL = "control"
+PRETRAIN = "pre-train only"
+WHOLE = "fine-tune whole"
+PART = "fine-tune part"
+EXTRA = "fine-tune extra part"
+
+
+class TaxonomyError(LmrsError):
+    """Parameters moved that were declared frozen, or none of the declared ones did."""
+
+
+def cell(system: System) -> str:
+    """The training strategy, computed from the stages: how many there are, what the last one tunes, and from what it starts.
+
+    One stage is pre-training that already is the recommender. With more, the last stage's tuning names the cell; a *new*
+    model that starts from parts of an old one counts as an extra part, as the survey does.
+    """
+    if all(isinstance(stage, Estimate) for stage in system.stages):
+        return CONTROL
+    stages = [stage for stage in system.stages if isinstance(stage, Stage)]
+    last = stages[-1]
+    if len(stages) == 1 or isinstance(last.tuning, Nothing):
+        return PRETRAIN
+    if last.start == "new":
+        return EXTRA
+    match last.tuning:
+        case Everything():
+            return WHOLE
+        case Part():
+            return PART
+        case Head():
+            return EXTRA
+    raise TypeError(f"not a Tuning: {last.tuning!r}")
+
+
+def fingerprints(modules: nn.Module) -> dict[str, str]:
+    """SHA-256 of every parameter's bytes, by name: what `check` compares."""
+    found = {}
+    for name, parameter in modules.named_parameters():
+        found[name] = hashlib.sha256(parameter.detach().cpu().contiguous().view(-1).numpy().tobytes()).hexdigest()
+    return found
+
+
+def check(before: dict[str, str], modules: nn.Module, tuned: list[str], *, updates: int) -> dict[str, int]:
+    """Compare the weights with their fingerprints from before a stage.
+
+    Raises TaxonomyError if a frozen tensor changed by a single bit, or if no declared one moved in `updates` >= 1 updates.
+    Returns counts: tensors and parameters declared tuned, those that moved, and the frozen ones.
+    """
+    after = fingerprints(modules)
+    moved = {name for name in after if after[name] != before[name]}
+    strayed = sorted(moved - set(tuned))
+    if strayed:
+        raise TaxonomyError(f"declared frozen but changed: {', '.join(strayed[:5])}")
+    if updates and tuned and not moved:
+        raise TaxonomyError(f"none of the {len(tuned)} tensors declared tuned has moved in {updates} updates")
+    size = {name: p.numel() for name, p in modules.named_parameters()}
+    return {
+        "tensors_tuned": len(tuned),
+        "tensors_moved": len(moved),
+        "parameters_tuned": sum(size[name] for name in tuned),
+        "parameters_moved": sum(size[name] for name in moved),
+        "parameters_frozen": sum(size.values()) - sum(size[name] for name in tuned),
+    }
