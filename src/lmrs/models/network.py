@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lmrs.batch import Batch
+from lmrs.errors import CheckpointError
 from lmrs.losses import Output
 from lmrs.split import Train
 from lmrs.visibility import Visibility
@@ -55,6 +56,27 @@ class ControlScorer(Scorer):
     @abstractmethod
     def estimate(self, train: Train) -> None:
         """Fill the buffers from the training events alone."""
+
+    def assign(self, tensors: dict[str, Tensor]) -> None:
+        """Take saved buffers as they are, whatever their shape: sizes of counted tables are known only after `estimate`.
+
+        tensors: what `state_dict()` gave. Raises CheckpointError if names, number types or numbers of axes differ from `build`.
+        """
+        own = dict(self.named_buffers())
+        if own.keys() != tensors.keys():
+            raise CheckpointError(
+                needed=f"tensors {sorted(own)} for {type(self).__name__}",
+                came=str(sorted(tensors)),
+                remedy="load it as the system that was saved",
+            )
+        for name, value in tensors.items():
+            if (value.dtype, value.ndim) != (own[name].dtype, own[name].ndim):
+                raise CheckpointError(
+                    needed=f"{name!r} as {own[name].dtype} with {own[name].ndim} axes",
+                    came=f"{value.dtype} with {value.ndim}",
+                    remedy="load it as the system that was saved",
+                )
+            setattr(self, name, value.to(own[name].device))
 
 
 class Network(Scorer):
