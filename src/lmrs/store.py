@@ -131,9 +131,7 @@ class EventWriter:
             self._path("spool", name).unlink()
         return "run"
 
-    def _sort(
-        self, stage: str, offsets: np.ndarray, bounds: np.ndarray, *, drop: bool, find: bool
-    ) -> tuple[Sorted, np.ndarray]:
+    def _sort(self, stage: str, offsets: np.ndarray, bounds: np.ndarray, *, drop: bool, find: bool) -> tuple[Sorted, np.ndarray]:
         """Sorts each run in place (closing the gaps of dropped events). Returns the counts and int64[U] events kept."""
         written = duplicates = ties = 0
         kept = np.diff(offsets)

@@ -31,10 +31,7 @@ def ids(array: pa.Array) -> tuple[pa.Array, Bad]:
         if pc.any(empty).as_py():
             bad["empty"] = pc.fill_null(empty, False).to_numpy(zero_copy_only=False)
     elif pa.types.is_integer(kind):
-        if pa.types.is_uint64(kind):
-            array = array.cast(pa.large_string())
-        else:
-            array = array.cast(pa.int64())
+        array = array.cast(pa.large_string() if pa.types.is_uint64(kind) else pa.int64())
     elif pa.types.is_floating(kind):
         values = np.asarray(array.to_numpy(zero_copy_only=False), np.float64)
         real = np.isfinite(values)
@@ -187,9 +184,7 @@ def _range(values: np.ndarray, per_second: float) -> Bad:
 
 def _unit_of(values: np.ndarray) -> str:
     """The unit that most of the numbers fit; seconds if none does."""
-    fits = {
-        unit: int(((values >= low) & (values <= YEAR_3000 * _PER_SECOND[unit])).sum()) for unit, low in _LOWEST.items()
-    }
+    fits = {unit: int(((values >= low) & (values <= YEAR_3000 * _PER_SECOND[unit])).sum()) for unit, low in _LOWEST.items()}
     return max(fits, key=fits.__getitem__)
 
 

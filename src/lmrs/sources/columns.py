@@ -48,7 +48,7 @@ def check_keys(columns: Mapping[str, str] | None) -> dict[str, str]:
     return given
 
 
-def roles(names: list[str], *, given: Mapping[str, str], where: str, required: tuple[str, ...] = ("user", "item")) -> dict[str, str]:
+def roles(names: list[str], *, given: Mapping[str, str], where: str) -> dict[str, str]:
     """{role: column} of a table.
 
     names: its columns. given: what the user said ({} if nothing). where: the file, for messages.
@@ -67,15 +67,11 @@ def roles(names: list[str], *, given: Mapping[str, str], where: str, required: t
         if role not in found and (guess := find(free, synonyms)) is not None:
             found[role] = guess
             free.remove(guess)
-    for role in required:
+    for role in ("user", "item"):
         if role not in found:
             close = dict.fromkeys(hit for word in ROLES[role][:4] for hit in nearest(word, free, n=1))
-            hint = " or ".join(f"--columns {role}={name}" for name in list(close)[:2] or [f"{role}=NAME"])
-            raise DataError(
-                needed=f"a column for {role} in {where}",
-                came=_list(names),
-                remedy=f"say which with {hint.replace('--columns ' + role + '=' + role, '--columns ' + role)}",
-            )
+            hint = " or ".join(f"--columns {role}={name}" for name in list(close)[:2] or ["NAME"])
+            raise DataError(needed=f"a column for {role} in {where}", came=_list(names), remedy=f"say which with {hint}")
     return found
 
 

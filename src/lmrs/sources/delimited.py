@@ -75,7 +75,7 @@ def _first_line(path: Path) -> str:
     try:
         text = line.decode()
     except UnicodeDecodeError as error:
-        raise DataError(needed=f"UTF-8 text in {path}", came="other bytes in its first line", remedy="save it as UTF-8") from error
+        raise DataError(needed=f"UTF-8 text in {path}", came="other bytes", remedy="save it as UTF-8") from error
     if "\0" in text:
         raise DataError(needed=f"text in {path}", came="NUL bytes in its first line", remedy="is it a binary file?")
     return text
@@ -205,9 +205,7 @@ def _parse(block: bytes, line: int, *, names: list[str], columns: list[str], dia
             ),
             convert_options=pacsv.ConvertOptions(column_types=kinds, strings_can_be_null=False, include_columns=columns),
         ).combine_chunks()
-        cells = {
-            name: table[name].chunk(0) if table[name].num_chunks else pa.array([], pa.large_binary()) for name in columns
-        }
+        cells = {name: table[name].chunk(0) if table[name].num_chunks else pa.array([], pa.large_binary()) for name in columns}
     else:
         cells = {name: pa.array([], pa.large_binary()) for name in columns}
 

@@ -13,7 +13,7 @@ from lmrs.files import storage
 
 
 class Reject(NamedTuple):
-    """line: 1-based line of the file (row of a Parquet file). column: which column, or "". reason: what is wrong. raw: the row."""
+    """line: 1-based line (row of a Parquet file). column: which one, or "". reason: what is wrong. raw: the row as it stands."""
 
     line: int
     column: str

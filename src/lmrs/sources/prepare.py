@@ -1,0 +1,281 @@
+"""From raw files to the canonical store: one path for every size and format."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lmrs import store
+from lmrs.dataset import Dataset
+from lmrs.errors import DataError
+from lmrs.files import sha256_file, storage
+from lmrs.sources import catalogue, check, delimited, parquet
+from lmrs.sources.catalogue import TableFile
+from lmrs.sources.chunk import Chunk
+from lmrs.sources.rejects import Reject, Rejects
+from lmrs.vocab import Numbering
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Rows that a source declares to be no interactions. columns: what it reads. keep(cells) -> bool[n]. why: for the report."""
+
+    why: str
+    columns: tuple[str, ...]
+    keep: Callable[[dict[str, pa.Array]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the files of a source are. roles: {user, item, time, rating, type: column}.
+
+    lists: events are whole sequences, one row a user. item_key: column of the item table that the events refer to.
+    item_title: column of the events that holds the title of the item. guessed: roles nobody named.
+    """
+
+    name: str
+    events: TableFile
+    roles: dict[str, str]
+    guessed: tuple[str, ...] = ()
+    lists: bool = False
+    items: TableFile | None = None
+    users: TableFile | None = None
+    edges: TableFile | None = None
+    link: TableFile | None = None
+    item_key: str | None = None
+    user_key: str | None = None
+    item_title: str | None = None
+    filters: tuple[Filter, ...] = ()
+    not_read: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> list[Path]:
+        return [file.path for file in (self.events, self.items, self.users, self.edges, self.link) if file is not None]
+
+
+def prepare(
+    layout: Layout,
+    *,
+    cache: Path,
+    lenient: bool = False,
+    drop_duplicates: bool = False,
+    time_unit: str | None = None,
+    quarantine: Path | None = None,
+) -> Dataset:
+    """The Dataset of a layout, from the cache if the same bytes were prepared in the same way before.
+
+    lenient: set bad rows aside in `quarantine.csv` of the store (copied to `quarantine` if given) instead of stopping.
+    drop_duplicates: keep only the first of events that are equal in every column. time_unit: s, ms, us, ns or None (by
+    magnitude). Raises DataError with file and line for the first bad row unless lenient.
+    """
+    if time_unit not in (None, *check.MICROS):
+        raise DataError(
+            needed="a time unit s, ms, us or ns", came=f"'{time_unit}'", remedy="leave it out to tell it by magnitude"
+        )
+    made = {
+        "files": {path.name: sha256_file(path) for path in layout.files},
+        "columns": layout.roles,
+        "lenient": lenient,
+        "drop_duplicates": drop_duplicates,
+        "time_unit": time_unit,
+    }
+    recipe = made | {"format": store.FORMAT, "layout": layout.notes, "filters": [f.why for f in layout.filters]}
+    key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    folder = cache / "stores" / f"{_plain(layout.name)}-{key[:16]}"
+    if not (folder / "manifest.json").exists():
+        with store.building(folder) as work:
+            _fill(work, layout, made=made, lenient=lenient, drop_duplicates=drop_duplicates, time_unit=time_unit)
+    dataset = store.open(folder)
+    if quarantine is not None and (folder / "quarantine.csv").exists():
+        with storage(quarantine):
+            shutil.copyfile(folder / "quarantine.csv", quarantine)
+    about = dataset.about | {"source": str(layout.events.path.parent), "store": str(folder), "guessed": list(layout.guessed)}
+    return replace(dataset, name=layout.name, about=about)
+
+
+def _plain(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:40]
+
+
+def _fill(work: Path, layout: Layout, *, made: dict, lenient: bool, drop_duplicates: bool, time_unit: str | None) -> None:
+    def judge(file: TableFile) -> Rejects:
+        unit = "row" if file.dialect is None else "line"
+        return Rejects(file.path.name, unit=unit, quarantine=work / "quarantine.csv" if lenient else None)
+
+    timed = "time" in layout.roles
+    users, items, types = Numbering(), Numbering(), Numbering()
+    writer = store.EventWriter(work, columns=tuple(role for role in ("item", "time", "rating", "type") if role in layout.roles))
+    clock = check.Clock(unit=time_unit)
+    rejects = judge(layout.events)
+    rows, filtered = 0, dict.fromkeys((f.why for f in layout.filters), 0)
+    for chunk in _chunks(layout):
+        if chunk.users is not None:
+            users.add(_sound(check.ids(chunk.users), "user ids", layout.events.path))
+        rows += chunk.rows + len(chunk.rejected)
+        cells, bad, where, rejected = _filtered(chunk, layout, filtered)
+        for role, column in layout.roles.items():
+            array = cells[column]
+            match role:
+                case "time":
+                    cells[column], bad[column] = clock.read(array)
+                case "rating":
+                    cells[column], bad[column] = check.ratings(array)
+                case "type":
+                    cells[column], bad[column] = check.codes(array)
+                case _:
+                    cells[column], bad[column] = check.ids(array)
+        good = np.ones(len(next(iter(cells.values()))), bool)
+        for column, reasons in bad.items():
+            for reason, mask in reasons.items():
+                at = np.flatnonzero(mask & good)
+                rejected += [Reject(line, column, reason, raw) for line, raw in where(at)]
+                good &= ~mask
+        rejects.take(rejected)
+        keep = None if good.all() else pa.array(np.flatnonzero(good))
+
+        def kept(role: str, cells: dict = cells, keep: pa.Array | None = keep) -> pa.Array | np.ndarray:
+            array = cells[layout.roles[role]]
+            if keep is None:
+                return array
+            return array[keep.to_numpy()] if isinstance(array, np.ndarray) else array.take(keep)
+
+        values = {"item": items.add(kept("item"))}
+        for role in ("time", "rating"):
+            if role in layout.roles:
+                values[role] = kept(role)
+        if "type" in layout.roles:
+            values["type"] = types.add(kept("type"))
+        writer.add(users.add(kept("user")), values)
+    if not writer.counts.sum():
+        came = f"{rows:,} rows, none of them usable" if rows else "none"
+        raise DataError(needed=f"events in {layout.events.path}", came=came, remedy="is it the right file?")
+
+    notes = list(layout.notes)
+    user_table = pa.table({"user_id": users.text()})
+    if layout.users is not None:
+        judge_users = judge(layout.users)
+        table, ids = catalogue.keys(catalogue.read(layout.users, judge_users), str(layout.user_key), judge_users)
+        user_table, known = catalogue.order(table, ids, column=str(layout.user_key), name="user_id", seen=users.text())
+        notes += _unknown("users", known, len(users), layout.users.path)
+    found = writer.finish(n_users=user_table.num_rows, drop_duplicates=drop_duplicates, find_duplicates=not layout.lists)
+
+    item_table, attributes, item_notes = _items(layout, items.text(), judge)
+    notes += item_notes
+    edges = None
+    if layout.edges is not None:
+        link = catalogue.read(layout.link, judge(layout.link)) if layout.link else None
+        graph = catalogue.read(layout.edges, judge(layout.edges))
+        edges = catalogue.edges(graph, link, item_table.column("item_id").combine_chunks(), where=layout.edges.path.name)
+    about = made | {
+        "rows": rows,
+        "events": found.events,
+        "quarantined": rejects.count,
+        "quarantine_reasons": dict(rejects.reasons),
+        "filtered": filtered,
+        "duplicates": found.duplicates,
+        "duplicates_dropped": found.dropped,
+        "ties": found.ties,
+        "time_unit": clock.unit if timed else None,
+        "order": "time, then file order" if timed else "list order" if layout.lists else "file order (no time column)",
+        "order_known": timed or layout.lists,
+        "not_read": list(layout.not_read),
+        "notes": notes,
+    }
+    store.seal(
+        work,
+        name=layout.name,
+        items=item_table,
+        users=user_table,
+        attributes=attributes,
+        edges=edges,
+        types=tuple(types.text().to_pylist()),
+        about=about,
+    )
+
+
+def _chunks(layout: Layout) -> Iterator[Chunk]:
+    file = layout.events
+    columns = list(dict.fromkeys([*layout.roles.values(), *(name for f in layout.filters for name in f.columns)]))
+    if layout.lists:
+        return parquet.read_lists(file.path, user=layout.roles["user"], items=layout.roles["item"])
+    if file.dialect is None:
+        return parquet.read(file.path, columns=columns)
+    return delimited.read(file.path, columns=columns, dialect=file.dialect)
+
+
+def _filtered(chunk: Chunk, layout: Layout, counts: dict[str, int]) -> tuple[dict, dict, Callable, list[Reject]]:
+    """The cells that pass the source's declared filters; the others are counted by reason."""
+    cells, where = dict(chunk.cells), chunk.where
+    for rule in layout.filters:
+        keep = rule.keep(cells)
+        counts[rule.why] += int((~keep).sum())
+        if not keep.all():
+            at = np.flatnonzero(keep)
+            cells = {name: array.take(pa.array(at)) for name, array in cells.items()}
+            where = _shifted(where, at)
+    return cells, {}, where, list(chunk.rejected)
+
+
+def _shifted(where: Callable, at: np.ndarray) -> Callable:
+    return lambda rows: where(at[rows])
+
+
+def _sound(checked: tuple[pa.Array, check.Bad], what: str, path: Path) -> pa.Array:
+    array, bad = checked
+    if bad:
+        raise DataError(needed=f"{what} in {path.name}", came=f"rows where it is {next(iter(bad))}", remedy="mend the file")
+    return array
+
+
+def _items(layout: Layout, seen: pa.Array, judge: Callable[[TableFile], Rejects]) -> tuple[pa.Table, dict, list[str]]:
+    """(item table in vocab order, attributes, notes)."""
+    notes: list[str] = []
+    if layout.items is None:
+        table = pa.table({"item_id": seen})
+        if layout.item_title is not None:
+            titles = _first_titles(layout)
+            place = pc.index_in(seen, value_set=titles.column("item").combine_chunks())
+            table = table.append_column("title", titles.column("title").take(place))
+        return table, {}, notes
+    rejects = judge(layout.items)
+    raw = catalogue.read(layout.items, rejects)
+    table, ids = catalogue.keys(raw, str(layout.item_key), rejects)
+    if layout.lists and "item_id" in table.column_names and layout.item_key != "item_id":
+        # the lists hold places in the item table; what the world knows are the ids beside them
+        place = pc.index_in(seen, value_set=ids)
+        if place.null_count:
+            lost = seen.filter(pc.is_null(place))[0].as_py()
+            raise DataError(
+                needed=f"every listed item in {layout.items.path.name}", came=f"'{lost}', which it lacks", remedy="mend it"
+            )
+        table, ids = catalogue.keys(table, "item_id", rejects)
+        seen = ids.take(place)
+        table, known = catalogue.order(table, ids, column="item_id", name="item_id", seen=seen)
+    else:
+        table, known = catalogue.order(table, ids, column=str(layout.item_key), name="item_id", seen=seen)
+    notes += _unknown("items", known, len(seen), layout.items.path)
+    table, more = catalogue.titled(table)
+    table, attributes = catalogue.attributes(table)
+    return table, attributes, notes + more
+
+
+def _unknown(what: str, known: int, seen: int, path: Path) -> list[str]:
+    return [f"{seen - known:,} of {seen:,} {what} of the events are not in {path.name}"] if known < seen else []
+
+
+def _first_titles(layout: Layout) -> pa.Table:
+    """(item, title) with the first title that each item has in the events."""
+    column, title = layout.roles["item"], str(layout.item_title)
+    cells = parquet.table(layout.events.path).select([column, title]).rename_columns(["item", "title"])
+    cells = cells.filter(pc.and_(pc.is_valid(cells["title"]), pc.is_valid(cells["item"])))
+    first = cells.group_by("item", use_threads=False).aggregate([("title", "first")])
+    return pa.table({"item": first["item"].cast(pa.large_string()), "title": first["title_first"].cast(pa.large_string())})
