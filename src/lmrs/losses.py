@@ -49,6 +49,8 @@ class _FullSoftmax(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias) if bias is not None and need_bias else None
         buffer = states.new_empty(min(block, rows), items)
         transposed = table.t()
+        # d cost / d logits = exp(logits - top) / mass - (1 - smoothing) onehot - smoothing / V. The division by the mass and the two
+        # last terms act on the small side of the products, so the buffer is passed over as few times as possible.
         for begin in range(0, rows, block):
             part = states[begin : begin + block]
             want = target[begin : begin + block, None]
@@ -57,27 +59,31 @@ class _FullSoftmax(torch.autograd.Function):
                 torch.mm(part, transposed, out=logits)
             else:
                 torch.addmm(bias, part, transposed, out=logits)
-            hit = logits.gather(1, want)
+            cost = -(1 - smoothing) * logits.gather(1, want)
+            if smoothing:
+                cost -= smoothing * logits.mean(1, keepdim=True)
             top = logits.amax(1, keepdim=True)
-            spread = logits.mean(1, keepdim=True) if smoothing else None
             logits.sub_(top).exp_()
             mass = logits.sum(1, keepdim=True)
-            cost = mass.log() + top - (1 - smoothing) * hit
-            if spread is not None:
-                cost = cost - smoothing * spread
-            total += cost.sum(dtype=torch.float64)
-            if not (need_states or need_table or grad_bias is not None):
-                continue
-            logits.div_(mass)
-            if smoothing:
-                logits.sub_(smoothing / items)
-            logits.scatter_add_(1, want, torch.full_like(hit, smoothing - 1.0))
+            total += (cost + mass.log() + top).sum(dtype=torch.float64)
             if grad_states is not None:
-                torch.mm(logits, table, out=grad_states[begin : begin + block])
+                torch.mm(logits, table, out=grad_states[begin : begin + block]).div_(mass)
             if grad_table is not None:
-                grad_table.addmm_(logits.t(), part)
+                grad_table.addmm_(logits.t(), part / mass)
             if grad_bias is not None:
-                grad_bias += logits.sum(0)
+                grad_bias.addmv_(logits.t(), mass.reciprocal()[:, 0])
+        if grad_states is not None:
+            grad_states.sub_(table[target], alpha=1 - smoothing)
+            if smoothing:
+                grad_states.sub_(table.mean(0), alpha=smoothing)
+        if grad_table is not None:
+            grad_table.index_add_(0, target, states, alpha=smoothing - 1.0)
+            if smoothing:
+                grad_table.sub_(states.sum(0), alpha=smoothing / items)
+        if grad_bias is not None:
+            grad_bias.index_add_(0, target, torch.ones_like(target, dtype=bias.dtype), alpha=smoothing - 1.0)
+            if smoothing:
+                grad_bias.sub_(smoothing * rows / items)
         ctx.save_for_backward(*(g for g in (grad_states, grad_table, grad_bias) if g is not None))
         ctx.present = (grad_states is not None, grad_table is not None, grad_bias is not None)
         return total.to(states.dtype)
@@ -98,7 +104,7 @@ class FullSoftmax:
     """
 
     smoothing: float = 0.0
-    block: int = 256
+    block: int = 64
 
     @property
     def negatives(self) -> Negatives | None:
