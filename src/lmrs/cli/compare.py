@@ -41,11 +41,12 @@ def table(found: Comparison) -> Table:
     from rich.table import Table
 
     base = found.rows[found.reference]
-    card = found.protocol
+    card, level = found.protocol, base.interval.level
+    asked = f"{card.split}, {card.part} part, {found.queries:,} queries, candidates {card.candidates}"
     out = Table(
-        title=f"{found.measure} on {card.data}: {card.split}, {card.part} part, {found.queries:,} queries, candidates {card.candidates}",
+        title=f"{found.measure} on {card.data}: {asked}",
         caption=f"Against {base.system}: differences, and p of two-sided paired randomisation tests, Holm-corrected for "
-        f"{len(found.rows) - 1}. Intervals: {base.interval.level:.0%} bootstrap over users, and over seeds where there are several.",
+        f"{len(found.rows) - 1}. Intervals: {level:.0%} bootstrap over users, and over seeds where there are several.",
     )
     out.add_column("system")
     for name in ("seeds", found.measure, "interval", "difference", "its interval", "p", "p (Holm)", "fit [s]", "parameters"):
