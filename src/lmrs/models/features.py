@@ -22,10 +22,12 @@ class Features:
 
     names: multi-valued attributes of the vocabulary (e.g. "genres"); the mean of their embeddings.
     times: "hour" (of the day) and "weekday", from the channel `time` (UTC), as a fraction n of their period.
-    clock: "cyclic" is a linear map of (sin 2 pi n, cos 2 pi n); "soft" is the soft one-hot softmax(n w + b) E over `bins` vectors.
+    clock: "cyclic" is a linear map of (sin 2 pi n, cos 2 pi n); "soft" is the soft one-hot softmax(n w + b) E over `bins`
+    vectors.
     merge: "concat" (concatenate, project to the width of the item embedding) or "elementwise" (item * (1 + sum of features)).
 
-    A hidden event hides all of this: a position with a special symbol keeps that symbol's own embedding and nothing is merged into it.
+    A hidden event hides all of this: a position with a special symbol keeps that symbol's own embedding and nothing is merged
+    into it.
     """
 
     names: tuple[str, ...] = ()
@@ -133,8 +135,5 @@ class FeatureMixer(nn.Module):
             parts += [clock(batch.channels["time"]) for clock in self.clocks]
         parts = [norm(part) for norm, part in zip(self.norms, parts, strict=True)]
         own = self.item_norm(x)
-        if self.join is not None:
-            merged = self.join(torch.cat([own, *parts], 1))
-        else:
-            merged = own * (1 + torch.stack(parts).sum(0))
+        merged = own * (1 + torch.stack(parts).sum(0)) if self.join is None else self.join(torch.cat([own, *parts], 1))
         return torch.where((item < n_items)[:, None], merged, x)

@@ -24,14 +24,16 @@ class Transformer(Model):
     """Item embedding + learned position, `layers` blocks, scores against an item table.
 
     dim: width D. layers, heads: depth and attention heads (heads must divide dim). max_len: longest row, in positions.
-    dropout: on embeddings and residual branches; attention_dropout: on attention weights (slower: it needs the dense weights); both in [0, 1).
+    dropout: on embeddings and residual branches; attention_dropout: on attention weights (slower: it needs the dense weights);
+    both in [0, 1).
     block: where norms and gates stand. align: "right" numbers positions so that the last one is max_len - 1, "left" from 0.
     scale: multiply item embeddings by sqrt(D) (SASRec). embed_norm: LayerNorm after the sum of embeddings (BERT).
     tied: score with the input item table, else with one of its own. bias: add a bias for each item (BERT4Rec, Transformers4Rec).
-    transform: dense, GELU, LayerNorm before scoring (BERT's prediction head). positions: False leaves the position embedding out (ablation).
+    transform: dense, GELU, LayerNorm before scoring (BERT's prediction head). positions: False leaves the position embedding out
+    (ablation).
     features: side information mixed into the item embedding, or None.
-    item_dim: width E of the item embeddings, with a linear map E -> D before the blocks and D -> E before scoring (Transformers4Rec); None:
-    E = D without maps.
+    item_dim: width E of the item embeddings, with a linear map E -> D before the blocks and D -> E before scoring
+    (Transformers4Rec); None: E = D without maps.
     """
 
     dim: int = 64

@@ -1,7 +1,12 @@
 """Training signals, one file each."""
 
 from lmrs.objectives.cloze import Cloze
+from lmrs.objectives.mutual import Mutual
 from lmrs.objectives.next_item import NextItem
+from lmrs.objectives.next_items import NextItems
 from lmrs.objectives.objective import Objective
+from lmrs.objectives.permuted import Permuted
+from lmrs.objectives.replaced import Replaced
+from lmrs.objectives.total import Total
 
-__all__ = ["Cloze", "NextItem", "Objective"]
+__all__ = ["Cloze", "Mutual", "NextItem", "NextItems", "Objective", "Permuted", "Replaced", "Total"]

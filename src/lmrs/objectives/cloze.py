@@ -20,9 +20,9 @@ from lmrs.vocab import Vocab
 class Cloze:
     """Mean over hidden positions of -log p(item | the sequence with those positions hidden).
 
-    hide: share of a row that is hidden, in (0, 1]. A row of n events hides k = min(most, max(1, round(n hide))) of them, drawn anew
-    for every batch (the released BERT4Rec code draws a number of fixed copies instead). Hidden positions always hold the mask
-    symbol: the 80/10/10 rule of BERT is switched off there, too.
+    hide: share of a row that is hidden, in (0, 1]. A row of n events hides k = min(most, max(1, round(n hide))) of them, drawn
+    anew for every batch (the released BERT4Rec code draws a number of fixed copies instead). Hidden positions always hold the
+    mask symbol: the 80/10/10 rule of BERT is switched off there, too.
     last: share of the rows that hide their last event *alone*, which is the question of test time (BERT4Rec: one copy in eleven).
     keep_one: never hide a whole row (Transformers4Rec). most: largest number of hidden positions in a row, or None.
     """

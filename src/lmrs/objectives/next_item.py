@@ -67,7 +67,8 @@ class NextItem:
 
 
 def with_negatives(batch: Batch, loss: Charge, vocab: Vocab, rng: torch.Generator) -> Batch:
-    """The batch with what `loss` needs drawn: `extra["negative"]` (shared) or a channel `negative` [N, K] (0 where nothing is charged)."""
+    """The batch with what `loss` needs drawn: `extra["negative"]` (shared) or a channel `negative` [N, K] (0 where nothing is
+    charged)."""
     if loss.negatives is None:
         return batch
     at = (batch.channels["target"] >= 0).nonzero()[:, 0]

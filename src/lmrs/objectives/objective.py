@@ -49,4 +49,5 @@ class Objective(Protocol):
         """The *sum* of each part of the loss over the prepared batch (or a shard of it)."""
 
     def ask(self, batch: Batch, vocab: Vocab) -> Batch | None:
-        """The question at test time: the batch with a channel `asked` (bool[N]) that marks one position a row, or None if it cannot ask."""
+        """The question at test time: the batch with a channel `asked` (bool[N]) that marks one position a row, or None if it
+        cannot ask."""

@@ -42,14 +42,16 @@ class ItemSequence:
     """Windows of at most `max_len` positions.
 
     stride: None reads the last window of a user alone; a number also reads the windows that end every `stride` events before it
-    (max_len: the history cut into pieces; 1: every prefix, as in RecBole and S3-Rec's pre-training).
-    jitter: shift the cuts of each user by a random number of events in every epoch (needs stride > 1), so that every event is met with
-    other contexts.
+    (max_len: the history cut into pieces; 1: a window at every event).
+    jitter: shift the cuts of each user by a random number of events in every epoch (needs stride > 1), so that every event is met
+    with other contexts.
+    prefixes: read every prefix of at least two events of the last window, too (S3-Rec's pre-training; needs stride None).
     """
 
     max_len: int = 50
     stride: int | None = None
     jitter: bool = False
+    prefixes: bool = False
 
     gives = ("item", "position", "time")
 
@@ -58,6 +60,12 @@ class ItemSequence:
             raise ContractError(needed="max_len of at least 1", came=f"max_len={self.max_len}")
         if self.stride is not None and self.stride < 1:
             raise ContractError(needed="stride of at least 1, or None for the last window alone", came=f"stride={self.stride}")
+        if self.jitter and (self.stride is None or self.stride == 1):
+            raise ContractError(
+                needed="stride of at least 2 for jitter", came=f"stride={self.stride}", remedy="try stride=max_len"
+            )
+        if self.prefixes and self.stride is not None:
+            raise ContractError(needed="stride=None for prefixes", came=f"stride={self.stride}")
 
     def rows(self, train: Train, *, ahead: int, rng: np.random.Generator) -> Rows:
         """The training rows of one epoch: spans of at most max_len + ahead events, at least two, in user order."""
@@ -66,7 +74,12 @@ class ItemSequence:
         users = np.flatnonzero(end - begin >= 2)
         begin, end = begin[users], end[users]
         if self.stride is None:
-            return Rows(train.dataset, users, np.maximum(begin, end - size), end)
+            begin = np.maximum(begin, end - size)
+            if not self.prefixes:
+                return Rows(train.dataset, users, begin, end)
+            count = end - begin - 1
+            nth = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
+            return Rows(train.dataset, np.repeat(users, count), np.repeat(begin, count), np.repeat(begin + 2, count) + nth)
         # Windows end at end - shift, end - shift - stride, ...; a shift also leaves the newest events to a window of their own.
         shift = rng.integers(0, self.stride, len(users)) if self.jitter else np.zeros(len(users), np.int64)
         shift = np.where(end - begin <= size, 0, shift)
@@ -78,7 +91,7 @@ class ItemSequence:
         start = np.maximum(begin[which], stop - size)
         late = np.flatnonzero(shift)
         user = np.concatenate([users[which], users[late]])
-        start = np.concatenate([start, np.maximum(begin[late], end[late] - np.maximum(shift[late], 1) - ahead)])
+        start = np.concatenate([start, np.maximum(begin[late], end[late] - np.minimum(shift[late] + ahead, size))])
         stop = np.concatenate([stop, end[late]])
         full = stop - start >= 2
         order = np.argsort(user[full], kind="stable")
