@@ -172,4 +172,36 @@ class GBCE:
         return beta * F.softplus(-positive).sum() + F.softplus(negative).sum()
 
 
-Charge = FullSoftmax | SampledSoftmax | BCE | GBCE
+@dataclass(frozen=True)
+class BPRMax:
+    """Pairwise ranking against the negatives that stand highest, which are weighted by a softmax of their scores.
+
+    -log sum_j w_j sig(s+ - s_j) + regularisation sum_j w_j s_j^2, w = softmax_j(s_j) over the negatives
+    (Hidasi & Karatzoglou 2018, section 3.3.2). Negatives equal to the target are left out, unless all of them are.
+
+    regularisation: >= 0. elu: scores pass through ELU with this alpha first (the code's "elu-0.5"), None: as they are. ELU rises
+    everywhere, so it changes the training alone, never the ranking.
+    """
+
+    negatives: Negatives = Uniform(k=256, shared=True)  # noqa: RUF009 - a frozen value
+    regularisation: float = 1.0
+    elu: float | None = 0.5
+
+    def charge(self, states: Tensor, output: Output, target: Tensor, drawn: Drawn | None = None) -> Tensor:
+        assert drawn is not None
+        positive = output.scores_of(states, target)[:, None]  # (M, 1)
+        if drawn.items.ndim == 1:  # shared by all positions
+            table = output.table[drawn.items]
+            negative = F.linear(states, table, None if output.bias is None else output.bias[drawn.items])  # (M, K)
+        else:
+            negative = output.scores_of(states, drawn.items)
+        if self.elu is not None:
+            positive, negative = F.elu(positive, self.elu), F.elu(negative, self.elu)
+        clash = drawn.items == target[:, None]
+        clash = clash & ~clash.all(1, keepdim=True)
+        log_w = torch.log_softmax(negative.masked_fill(clash, -torch.inf), 1)
+        cost = -torch.logsumexp(log_w + F.logsigmoid(positive - negative), 1)
+        return (cost + self.regularisation * (log_w.exp() * negative.square()).sum(1)).sum()
+
+
+Charge = FullSoftmax | SampledSoftmax | BCE | GBCE | BPRMax

@@ -1,20 +1,33 @@
 """Descriptions of models and, below each, its module."""
 
 from lmrs.models.blocks import Gated, PostNorm, PreNorm, QueryNorm
+from lmrs.models.caser import Caser
+from lmrs.models.ease import EASE
 from lmrs.models.features import Features
+from lmrs.models.markov import Markov
+from lmrs.models.neighbours import ItemKNN
 from lmrs.models.network import Control, ControlScorer, Model, Network, Scorer
+from lmrs.models.popularity import Popularity, RecentPopularity
+from lmrs.models.recurrent import Recurrent
 from lmrs.models.transformer import Transformer
 
 __all__ = [
+    "Caser",
     "Control",
     "ControlScorer",
+    "EASE",
     "Features",
     "Gated",
+    "ItemKNN",
+    "Markov",
     "Model",
     "Network",
+    "Popularity",
     "PostNorm",
     "PreNorm",
     "QueryNorm",
+    "RecentPopularity",
+    "Recurrent",
     "Scorer",
     "Transformer",
 ]

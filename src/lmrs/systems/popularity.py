@@ -1,0 +1,18 @@
+"""Popularity: the control that answers everybody alike."""
+
+from __future__ import annotations
+
+from lmrs import models, tasks, views
+from lmrs.system import Estimate, Paper, System
+
+SPACE: dict[str, list[float]] = {}
+
+
+def popularity() -> System:
+    """Items by their number of training events; items of the history are left out by the task."""
+    return System(
+        paper=Paper("Most popular items", "(a control)", 1992),
+        model=models.Popularity(),
+        stages=(Estimate(),),
+        task=tasks.NextItem(views.ItemSequence(max_len=1)),  # the history is read for what to leave out, not for the scores
+    )
