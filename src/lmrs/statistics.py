@@ -15,7 +15,7 @@ from lmrs.errors import ContractError
 RESAMPLES = 10_000
 EXACT = 12  # so many differences at most are tested by going through all their signs
 _CELLS = 2**22  # numbers drawn at once: 32 MiB
-_LIMIT = 2 * 10**9  # draws above which the limiting normal law stands in for the resamples
+_LIMIT = 5 * 10**8  # draws above which the limiting normal law stands in for the resamples
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Interval:
 def bootstrap_mean(values: np.ndarray, *, seed: int, resamples: int = RESAMPLES, level: float = 0.95) -> Interval:
     """Percentile bootstrap interval of the mean over users (Efron & Tibshirani 1993, chapter 13).
 
-    values: finite float [n], n >= 1, one a user. Where n x resamples exceeds 2e9 and the values are not few, the resampled
-    means are drawn from their limiting normal law (n is then above 200,000 by default and the two agree to the third digit
-    of the interval's width). Raises ContractError for no values or values that are not finite.
+    values: finite float [n], n >= 1, one a user. Where n x resamples exceeds 5e8 and the values are not few, the resampled
+    means are drawn from their limiting normal law (n is then above 50,000 by default; the ends move by about
+    0.6 skewness / sqrt(n) standard errors). Raises ContractError for no values or values that are not finite.
     """
     values = _finite(values)
     means = _resampled_means(values[:, None], np.random.default_rng(seed), _positive(resamples))[:, 0]
@@ -129,8 +129,10 @@ def _resampled_means(values: np.ndarray, rng: np.random.Generator, resamples: in
     else:
         step = max(1, _CELLS // n)
         for at in range(0, resamples, step):
-            drawn = rng.integers(0, n, size=(min(step, resamples - at), n))
-            out[at : at + step] = values[drawn].mean(axis=1)
+            rows = min(step, resamples - at)
+            drawn = rng.integers(0, n, size=(rows, n)) + np.arange(rows)[:, None] * n
+            times = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)  # how often each row was drawn
+            out[at : at + step] = times @ values / n
     return out
 
 
