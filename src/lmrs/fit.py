@@ -12,34 +12,36 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from lmrs import checkpoint, taxonomy, tuning
+from lmrs import __version__, checkpoint, taxonomy, tuning
 from lmrs.batch import Batch
 from lmrs.distributed import Group
-from lmrs.errors import CheckpointError, DivergedError, LmrsError
-from lmrs.files import write_atomic
+from lmrs.errors import CheckpointError, ContractError, DataError, DivergedError, LmrsError
+from lmrs.files import storage, write_atomic
 from lmrs.judge import judge
 from lmrs.lock import RunLock
-from lmrs.measures import parse
+from lmrs.measures import RankMeasure, parse
 from lmrs.models.network import ControlScorer, Network, Scorer
 from lmrs.objectives import Objective
 from lmrs.progress import Reporter
 from lmrs.schedule import filled
 from lmrs.seeding import generator, mix, numpy_generator
 from lmrs.split import Split, sealed
-from lmrs.system import Budget, Estimate, Stage, System
+from lmrs.system import Budget, Stage, System
 from lmrs.views import Rows
 from lmrs.vocab import Vocab
 
@@ -60,7 +62,7 @@ class Fitted:
 
     vocab: with training counts. log: the lines of metrics.jsonl. moved: for each stage, what taxonomy.check counted.
     steps, targets: updates made and predictions charged. parameters: total number. trained: declared tuned in any stage.
-    seconds, cpu_seconds: of this process, resumed parts included.
+    seconds, cpu_seconds: of this process, resumed parts included. seed: of everything that was drawn.
     """
 
     system: System
@@ -76,6 +78,7 @@ class Fitted:
     trained: int
     seconds: float
     cpu_seconds: float
+    seed: int = 0
 
 
 @dataclass
@@ -104,7 +107,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Execution:
-    """How, not what: nothing here changes the mathematics of a run.
+    """How, not what: only `precision` changes the numbers by more than the order of additions (and of dropout's draws).
 
     device: "cpu", "cuda" or "auto". micro_batch: rows of a forward pass (None: the whole batch). checkpoint_every: updates.
     precision: "fp32", or "bf16" for autocast of the matrix products (the loss stays in fp32).
@@ -128,25 +131,27 @@ def fit(
     out: Path | str | None = None,
     seed: int = 0,
     resume: bool = False,
-    execution: Execution = Execution(),  # noqa: B008 - a frozen value
+    execution: Execution = Execution(),
     reporter: Reporter | None = None,
 ) -> Fitted:
     """Train every stage of a System on a Split's training part; the test part stays sealed.
 
-    out: run folder for checkpoints and metrics.jsonl (None: in memory only). seed: of everything that is drawn, with the place in the run.
-    resume: go on from the newest whole checkpoint in `out` (from the start if there is none).
+    out: run folder for checkpoints and metrics.jsonl (None: in memory only). seed: of everything that is drawn, with the
+    place in the run.
+    resume: go on from the newest whole checkpoint in `out` (from the start if there is none). Under torchrun every process calls
+    this with the same arguments; they must see the same `out`, and process 0 alone writes there.
 
-    Raises DivergedError if the loss becomes NaN or infinite, BusyError if another process owns `out`, CheckpointError if a checkpoint was
-    made by something else, Interrupted after Ctrl-C or SIGTERM (state saved), ContractError if parts do not fit the data.
+    Raises DivergedError if the loss, a gradient norm or a weight becomes NaN or infinite, BusyError if another process owns
+    `out`, CheckpointError if a checkpoint was made by something else, Interrupted after Ctrl-C or SIGTERM (state saved),
+    StorageError if the disk refuses, DataError if nobody has two events, ContractError if parts do not fit the data.
     """
-    reporter = reporter or Reporter(quiet=True)
     folder = None if out is None else Path(out)
-    group = Group.current()
-    with sealed():
-        if folder is None or not group.is_main:
-            return _Run(system, split, None if folder is None else folder, seed, execution, reporter, group).go(resume)
-        with RunLock(folder):
-            return _Run(system, split, folder, seed, execution, reporter, group).go(resume)
+    group = Group.current(device=str(execution.resolved()))
+    if reporter is None or not group.is_main:
+        reporter = Reporter(quiet=True)
+    owned = RunLock(folder) if folder is not None and group.is_main else nullcontext()
+    with sealed(), owned:
+        return _Run(system, split, folder, seed, execution, reporter, group).go(resume)
 
 
 class _Run:
@@ -157,29 +162,39 @@ class _Run:
     ) -> None:
         self.system, self.split, self.folder, self.seed = system, split, folder, seed
         self.execution, self.reporter, self.group = execution, reporter, group
-        self.device = execution.resolved()
+        self.device = torch.device(group.device)
         self.vocab = replace(split.dataset.vocab, counts=split.train.counts())
         self.progress = Progress()
         self.log: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] = {}
-        self.stop_signal = 0
+        self.stop_signal = 0  # what this process was told; all of them stop together, see _stopping
         self.clock, self.cpu_clock = time.perf_counter(), time.process_time()
         self.identity = {
             "system": repr(system),
             "data": split.dataset.fingerprint,
             "split": json.dumps(split.about, sort_keys=True),
             "seed": seed,
+            "precision": execution.precision,
+            "lmrs": __version__,
         }
 
     # -- the plan ------------------------------------------------------------------------------------------------
 
     def go(self, resume: bool) -> Fitted:
+        for stage in self.system.stages:
+            if isinstance(stage, Stage):
+                _watched(stage.budget)  # a misspelt one is told now, not after the first epoch
         torch.set_flush_denormal(True)  # a saturated backward pass on denormals costs 12 times as much
-        saved = self._restore() if resume else self._fresh()
+        saved = None
+        if resume:
+            saved = self._restore()
+        else:
+            self._fresh()
         scorer = self._build(0)
         if isinstance(scorer, ControlScorer):
             return self._estimate(scorer)
         assert isinstance(scorer, Network)
+        network = scorer
         objective: Objective | None = None
         with self._signals():
             for number, stage in enumerate(self.system.stages):
@@ -188,28 +203,30 @@ class _Run:
                 if number < self.progress.stage:
                     continue
                 if stage.start == "new" and number > 0 and saved is None:
-                    scorer = self._build(number)
+                    network = self._build(number)
                 if self.progress.finished:
-                    modules = self._modules(scorer, stage, number)
-                    _assign(modules, saved or {}, "now.")
+                    _assign(self._modules(network, stage, number), saved or {}, "now.")
                     break
-                scorer = self._train(stage, number, scorer, saved)
+                self._train(stage, number, network, saved)
                 saved = None
+            if self._stopping():
+                raise self._interrupted()
         self._count_time()
         return Fitted(
             system=self.system,
             split=self.split,
             vocab=self.vocab,
-            scorer=scorer,
+            scorer=network,
             objective=objective,
             log=self.log,
             moved=self.progress.moved,
             steps=self.progress.total_steps,
             targets=self.progress.targets,
-            parameters=sum(p.numel() for p in scorer.parameters()),
+            parameters=sum(p.numel() for p in network.parameters()),
             trained=self.progress.trained,
             seconds=self.progress.seconds,
             cpu_seconds=self.progress.cpu_seconds,
+            seed=self.seed,
         )
 
     def _estimate(self, scorer: ControlScorer) -> Fitted:
@@ -218,11 +235,11 @@ class _Run:
         self._count_time()
         return Fitted(
             self.system, self.split, self.vocab, scorer, None, [], [], 0, self.split.train.n_events, 0, 0,
-            self.progress.seconds, self.progress.cpu_seconds,
+            self.progress.seconds, self.progress.cpu_seconds, self.seed,
         )  # fmt: skip
 
-    def _build(self, number: int) -> Scorer:
-        """The network with its initial weights, a function of (seed, stage); torch's own generator is put back."""
+    def _build(self, number: int) -> Any:
+        """The scorer with its initial weights, a function of (seed, stage); torch's own generator is put back."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix(self.seed, "weights", number))
             return self.system.model.build(self.vocab).to(self.device)
@@ -235,13 +252,14 @@ class _Run:
 
     # -- one stage -----------------------------------------------------------------------------------------------
 
-    def _train(self, stage: Stage, number: int, network: Network, saved: dict[str, Tensor] | None) -> Network:
+    def _train(self, stage: Stage, number: int, network: Network, saved: dict[str, Tensor] | None) -> None:
         budget, progress = stage.budget, self.progress
         modules = self._modules(network, stage, number)
         tuned, _ = tuning.apply(stage.tuning, modules)
         if not tuned:
-            progress.moved.append(taxonomy.check(taxonomy.fingerprints(modules), modules, tuned, updates=0))
-            return network
+            progress.before = taxonomy.fingerprints(modules)
+            self._end_stage(number, modules, tuned)
+            return
         optimizer = _optimizer(modules, budget)
         if saved is None:
             progress.before = taxonomy.fingerprints(modules)
@@ -252,7 +270,12 @@ class _Run:
             _restore_optimizer(optimizer, modules, saved)
         for parameter in modules.parameters():
             self.group.broadcast_([parameter.data])
-        per_epoch = math.ceil(len(self._rows(stage, number, 0)) / budget.batch_size)
+        first = self._rows(stage, number, 0)
+        if not len(first):
+            raise DataError(
+                needed="users with at least two training events", came="none", remedy="use more data or another split"
+            )
+        per_epoch = math.ceil(len(first) / budget.batch_size)
         schedule = filled(budget.schedule, per_epoch * budget.epochs)
         asks = _can_ask(stage, self.vocab)
         while progress.epoch < budget.epochs:
@@ -265,28 +288,32 @@ class _Run:
                 for param_group in optimizer.param_groups:
                     param_group["lr"] = budget.lr * schedule.factor(progress.stage_steps)
                 self._step(stage, number, modules, optimizer, rows.take(which))
-                if self.stop_signal:
-                    self._interrupt(modules, optimizer)
+                if self._stopping():
+                    self._save(modules, optimizer)
+                    raise self._interrupted()
                 if progress.total_steps % self.execution.checkpoint_every == 0:
                     self._save(modules, optimizer)
             stop = self._end_epoch(stage, number, modules, asks)
-            if self.stop_signal and not stop:
-                self._interrupt(modules, optimizer)
             if stop:
                 break
+            if self._stopping():
+                self._save(modules, optimizer)
+                raise self._interrupted()
         if self.best:
             _assign(modules, self.best, "")
+        self._end_stage(number, modules, tuned)
+
+    def _end_stage(self, number: int, modules: nn.ModuleDict, tuned: list[str]) -> None:
+        """Prove what moved; then on to the next stage, or the last checkpoint."""
+        progress = self.progress
         progress.moved.append(taxonomy.check(progress.before, modules, tuned, updates=progress.stage_steps))
         progress.trained = max(progress.trained, sum(p.numel() for n, p in modules.named_parameters() if n in set(tuned)))
-        last = number == len(self.system.stages) - 1
-        if last:
+        if number == len(self.system.stages) - 1:
             progress.finished = True
+            self._save(modules, None)
         else:
             progress.stage, progress.epoch, progress.step, progress.stage_steps = number + 1, 0, 0, 0
             progress.best, progress.best_epoch, progress.stale = None, -1, 0
-        if last:
-            self._save(modules, None)
-        return network
 
     def _rows(self, stage: Stage, number: int, epoch: int) -> Rows:
         rng = numpy_generator(self.seed, "rows", number, epoch)
@@ -303,21 +330,23 @@ class _Run:
         for at, part in enumerate(self._pieces(whole)):
             rng = _on(self.device, self.seed, "dropout", *place, self.group.rank, at)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.execution.precision == "bf16"):
-                charged = objective.charge(modules["network"], _head(modules), part.to(self.device), self.vocab, rng)
-            loss = sum((objective.weights[name] / max(1, counts[name])) * value for name, value in charged.items())
-            assert isinstance(loss, Tensor)
+                charged = objective.charge(_network(modules), _head(modules), part.to(self.device), self.vocab, rng)
+            shares = [(objective.weights[name] / max(1, counts[name])) * value for name, value in charged.items()]
+            loss = torch.stack(shares).sum() if len(shares) > 1 else shares[0]
             if loss.requires_grad:
                 loss.backward()
             for name, value in charged.items():
                 sums[name] += float(value.detach())
         sums = self._share(modules, sums)
         if not all(math.isfinite(value) for value in sums.values()):
-            self._diverged(stage, rows, sums)
+            raise self._diverged(stage, rows, "a loss of " + ", ".join(f"{name}={value}" for name, value in sums.items()))
         if stage.budget.clip is not None:
-            nn.utils.clip_grad_norm_(modules.parameters(), stage.budget.clip)
+            norm = float(nn.utils.clip_grad_norm_(modules.parameters(), stage.budget.clip))
+            if not math.isfinite(norm):
+                raise self._diverged(stage, rows, f"a gradient of norm {norm}")
         optimizer.step()
-        for name, value in sums.items():
-            progress.sums[name] = progress.sums.get(name, 0.0) + value
+        for name, total in sums.items():
+            progress.sums[name] = progress.sums.get(name, 0.0) + total
             progress.counts[name] = progress.counts.get(name, 0) + counts[name]
         progress.step += 1
         progress.stage_steps += 1
@@ -332,19 +361,20 @@ class _Run:
             yield whole
             return
         examples = torch.unique(whole.rows["example"])[self.group.rank :: size]
-        for some in examples.split(micro or max(1, len(examples))):
+        for some in examples.split(micro or len(whole.rows["example"])) if len(examples) else ():
             yield whole.take(torch.isin(whole.rows["example"], some).nonzero()[:, 0])
 
     def _share(self, modules: nn.ModuleDict, sums: dict[str, float]) -> dict[str, float]:
-        """Add gradients and losses over the processes."""
+        """Add gradients and losses over the processes. A parameter that no process used keeps no gradient, as in one process."""
         if self.group.size == 1:
             return sums
         tuned = [p for p in modules.parameters() if p.requires_grad]
-        for parameter in tuned:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        values = torch.tensor(list(sums.values()), dtype=torch.float64)
-        self.group.sum_([*(p.grad for p in tuned if p.grad is not None), values])
+        used = torch.tensor([p.grad is not None for p in tuned], device=self.device)
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in tuned]
+        values = torch.tensor(list(sums.values()), dtype=torch.float64, device=self.device)
+        self.group.sum_([*grads, used, values])
+        for parameter, grad, some in zip(tuned, grads, used.tolist(), strict=True):
+            parameter.grad = grad if some else None
         return dict(zip(sums, values.tolist(), strict=True))
 
     def _end_epoch(self, stage: Stage, number: int, modules: nn.ModuleDict, asks: bool) -> bool:
@@ -355,7 +385,7 @@ class _Run:
         done = progress.epoch + 1 >= budget.epochs
         stop = done
         if asks and len(self.split.valid) and (done or (progress.epoch + 1) % budget.every == 0):
-            value = self._validate(stage, modules["network"])
+            value = self._validate(stage, _network(modules))
             line["valid"] = {budget.measure: value}
             if progress.best is None or value > progress.best:
                 progress.best, progress.best_epoch, progress.stale = value, progress.epoch + 1, 0
@@ -366,27 +396,33 @@ class _Run:
         self._append(line)
         if "valid" in line or stop:
             shown = " ".join(f"{name} {value:.4f}" for name, value in losses.items())
-            valid = f"  {budget.measure} {line['valid'][budget.measure]:.4f} (best {progress.best:.4f} at {progress.best_epoch})" if "valid" in line else ""
+            valid = (
+                f"  {budget.measure} {line['valid'][budget.measure]:.4f} (best {progress.best:.4f} at {progress.best_epoch})"
+                if "valid" in line
+                else ""
+            )
             self.reporter.say(f"{stage.name} epoch {progress.epoch + 1:>3}  loss {shown}{valid}")
         progress.epoch, progress.step, progress.sums, progress.counts = progress.epoch + 1, 0, {}, {}
         return stop
 
     def _validate(self, stage: Stage, network: Network) -> float:
-        measure = parse(stage.budget.measure)
-        judged = judge(network, stage.objective, self.system.task, self.split.valid, self.vocab, k=1, seed=self.seed, device=self.device)
-        return float(np.mean(measure(judged.ranks)))  # type: ignore[arg-type, operator]
+        judged = judge(
+            network, stage.objective, self.system.task, self.split.valid, self.vocab, k=1, seed=self.seed, device=self.device
+        )
+        return float(np.mean(_watched(stage.budget)(judged.ranks)))
 
     # -- what is kept ----------------------------------------------------------------------------------------------
 
     def _append(self, line: dict[str, Any]) -> None:
         self.log.append(line)
         if self.folder is not None and self.group.is_main:
-            text = json.dumps(line) + "\n"
-            with open(self.folder / METRICS, "a", encoding="utf-8") as file:
+            text = (json.dumps(line) + "\n").encode()
+            path = self.folder / METRICS
+            with storage(path, size=len(text)), open(path, "ab") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            self.progress.log_bytes += len(text.encode())
+            self.progress.log_bytes += len(text)
 
     def _count_time(self) -> None:
         now, cpu = time.perf_counter(), time.process_time()
@@ -395,23 +431,27 @@ class _Run:
         self.clock, self.cpu_clock = now, cpu
 
     def _save(self, modules: nn.ModuleDict, optimizer: torch.optim.Optimizer | None) -> None:
+        for name, tensor in modules.state_dict().items():
+            if not tensor.isfinite().all():  # so that every checkpoint is a good one
+                raise self._diverged(None, None, f"NaN or infinity in {name}")
         if self.folder is None or not self.group.is_main:
             return
         self._count_time()
         tensors = {f"now.{name}": tensor for name, tensor in modules.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
         if optimizer is not None:
-            names = {parameter: name for name, parameter in modules.named_parameters()}
-            for parameter, slots in optimizer.state.items():
-                tensors |= {f"optimizer.{names[parameter]}|{slot}": value for slot, value in slots.items()}
-        state = {"identity": self.identity, "progress": json.loads(json.dumps(asdict(self.progress)))}
+            for name, parameter in modules.named_parameters():
+                tensors |= {f"optimizer.{name}|{slot}": value for slot, value in optimizer.state.get(parameter, {}).items()}
+        state = {"identity": self.identity, "torch": torch.__version__, "progress": json.loads(json.dumps(asdict(self.progress)))}
         checkpoint.save(self.folder / CHECKPOINTS, checkpoint.step_name(self.progress.total_steps), tensors, state)
 
     def _fresh(self) -> None:
         if self.folder is not None and self.group.is_main:
             if checkpoint.steps(self.folder / CHECKPOINTS):
                 raise CheckpointError(
-                    needed=f"an empty run folder: {self.folder}", came="one with checkpoints", remedy="add --resume, or choose another --out"
+                    needed=f"an empty run folder: {self.folder}",
+                    came="one with checkpoints",
+                    remedy="add --resume, or choose another --out",
                 )
             write_atomic(self.folder / METRICS, b"")
         self.group.barrier()
@@ -420,7 +460,12 @@ class _Run:
         """The tensors of the newest whole checkpoint, with `self.progress` set; None if there is none."""
         if self.folder is None:
             raise CheckpointError(needed="a run folder to resume from", came="none", remedy="pass out=")
-        found = checkpoint.latest(self.folder / CHECKPOINTS, report=self.reporter.say)
+        folder = self.folder / CHECKPOINTS
+        if self.group.is_main:
+            with storage(folder):
+                checkpoint.recover(folder)
+        self.group.barrier()
+        found = checkpoint.latest(folder, report=self.reporter.say)
         log = self.folder / METRICS
         if found is None:
             self.reporter.say("no checkpoint yet: starting from the beginning")
@@ -428,57 +473,90 @@ class _Run:
                 write_atomic(log, b"")
             return None
         tensors, state = checkpoint.load(found)
-        changed = [f"{key} was {_short(state['identity'].get(key))}, is {_short(value)}" for key, value in self.identity.items() if state["identity"].get(key) != value]
+        made = state.get("identity", {})
+        changed = [_difference(key, made.get(key), value) for key, value in self.identity.items() if made.get(key) != value]
         if changed:
             raise CheckpointError(
-                needed=f"the run that made {found}", came="; ".join(changed), remedy="use the same system, options, data and seed, or a new --out"
+                needed=f"the run that made {found}",
+                came="; ".join(changed),
+                remedy="use the same system, options, data and seed, or a new --out",
             )
         self.progress = Progress(**state["progress"])
         kept = log.read_bytes()[: self.progress.log_bytes] if log.exists() else b""
         if len(kept) < self.progress.log_bytes:
-            raise CheckpointError(needed=f"{self.progress.log_bytes} bytes of {log}", came=f"{len(kept)}", remedy="restore the file or start anew")
+            raise CheckpointError(
+                needed=f"{self.progress.log_bytes} bytes of {log}", came=f"{len(kept)}", remedy="restore the file or start anew"
+            )
+        try:
+            self.log = [json.loads(line) for line in kept.splitlines()]
+        except ValueError as error:
+            raise CheckpointError(
+                needed=f"lines of JSON in {log}", came=str(error), remedy="restore the file or start anew"
+            ) from error
         if self.group.is_main:
             write_atomic(log, kept)
-        self.log = [json.loads(line) for line in kept.decode().splitlines()]
         self.reporter.say(f"resuming from {found.name}")
+        if state["torch"] != torch.__version__:
+            self.reporter.say(f"it was made with torch {state['torch']}, this is {torch.__version__}: the last bits may differ")
         return tensors
 
     # -- what goes wrong ---------------------------------------------------------------------------------------------
 
-    def _diverged(self, stage: Stage, rows: Rows, sums: dict[str, float]) -> None:
+    def _diverged(self, stage: Stage | None, rows: Rows | None, what: str) -> DivergedError:
+        """The error that says what happened where, and what is left. stage, rows: None where the step before is to blame."""
         good = checkpoint.steps(self.folder / CHECKPOINTS)[-1:] if self.folder is not None else []
-        users = ", ".join(self.split.dataset.vocab.users[int(u)].as_py() for u in rows.user[:3])
-        raise DivergedError(
-            needed="a finite loss",
-            came=f"{sums} in stage {stage.name!r}, epoch {self.progress.epoch + 1}, step {self.progress.total_steps + 1} (rows of users {users}, ...)",
+        where = f"after step {self.progress.total_steps}"
+        if stage is not None and rows is not None:
+            users = ", ".join(self.split.dataset.vocab.users.take(pa.array(rows.user[:3])).to_pylist())
+            more = ", ..." if len(rows) > 3 else ""
+            epoch, step = self.progress.epoch + 1, self.progress.total_steps + 1
+            where = f"in stage {stage.name!r}, epoch {epoch}, step {step} (rows of users {users}{more})"
+        return DivergedError(
+            needed="finite numbers in training",
+            came=f"{what} {where}",
             remedy=f"lower lr or set clip; the last good state is {good[0] if good else 'not saved'}",
         )
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM finish the step first. A second Ctrl-C stops at once."""
+        """Ctrl-C and SIGTERM finish the step first. A second Ctrl-C stops at once.
+
+        A SIGTERM after a Ctrl-C does not: torchrun sends one to processes that the terminal has told already.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         old: dict[int, Any] = {}
 
         def note(number: int, frame: object) -> None:
-            if self.stop_signal:
+            if number == self.stop_signal == signal.SIGINT:
                 raise KeyboardInterrupt
-            self.stop_signal = number
+            self.stop_signal = self.stop_signal or number
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            old[number] = signal.signal(number, note)
+        for kind in (signal.SIGINT, signal.SIGTERM):
+            old[kind] = signal.signal(kind, note)
         try:
             yield
         finally:
             for number, handler in old.items():
                 signal.signal(number, handler)
 
-    def _interrupt(self, modules: nn.ModuleDict, optimizer: torch.optim.Optimizer) -> None:
-        self._save(modules, optimizer)
+    def _stopping(self) -> bool:
+        """Whether any process was told to stop: all of them have to leave at the same step."""
+        return self.group.any(self.stop_signal != 0)
+
+    def _interrupted(self) -> Interrupted:
         kept = "nothing was kept (no run folder)" if self.folder is None else f"state saved in {self.folder}; go on with --resume"
-        raise Interrupted(128 + self.stop_signal, f"stopped at step {self.progress.total_steps}; {kept}")
+        return Interrupted(128 + (self.stop_signal or signal.SIGTERM), f"stopped at step {self.progress.total_steps}; {kept}")
+
+
+def _difference(key: str, was: object, now: object) -> str:
+    """What differs between two values of a run's identity: of descriptions, only the pieces that do."""
+    before, after = (re.split(r"(?<=[,(])\s*", str(value)) for value in (was, now))
+    if len(before) == len(after) > 1:
+        pairs = [(a.rstrip(",()"), b.rstrip(",()")) for a, b in zip(before, after, strict=True) if a != b]
+        return f"{key} with " + ", ".join(f"{b} (was {a})" for a, b in pairs[:5])
+    return f"{key} {_short(now)} (was {_short(was)})"
 
 
 def _short(value: object) -> str:
@@ -486,13 +564,31 @@ def _short(value: object) -> str:
     return text if len(text) <= 120 else text[:117] + "..."
 
 
+def _watched(budget: Budget) -> RankMeasure:
+    """The measure that validation watches; it has to read ranks and rise with quality."""
+    measure = parse(budget.measure)
+    if not isinstance(measure, RankMeasure):
+        raise ContractError(needed="a measure of ranks to watch, such as NDCG@10", came=budget.measure)
+    return measure
+
+
+def _network(modules: nn.ModuleDict) -> Network:
+    network = modules["network"]
+    assert isinstance(network, Network)
+    return network
+
+
 def _head(modules: nn.ModuleDict) -> nn.Module | None:
-    return modules["head"] if "head" in modules else None
+    return modules["head"] if "head" in modules else None  # noqa: SIM401 - ModuleDict has no get
 
 
 def _can_ask(stage: Stage, vocab: Vocab) -> bool:
     """Whether the stage's objective can rank the catalogue, tried on a tiny batch."""
-    probe = Batch({"item": torch.zeros(1, dtype=torch.int64), "position": torch.zeros(1, dtype=torch.int64)}, torch.tensor([0, 1]), {"example": torch.zeros(1, dtype=torch.int64)})
+    probe = Batch(
+        {"item": torch.zeros(1, dtype=torch.int64), "position": torch.zeros(1, dtype=torch.int64)},
+        torch.tensor([0, 1]),
+        {"example": torch.zeros(1, dtype=torch.int64)},
+    )
     return stage.objective.ask(probe, vocab) is not None
 
 
@@ -517,7 +613,11 @@ def _assign(modules: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None
         key = prefix + name
         if key not in tensors or tensors[key].shape != value.shape:
             came = "nothing" if key not in tensors else f"shape {list(tensors[key].shape)}"
-            raise CheckpointError(needed=f"a tensor {name!r} of shape {list(value.shape)}", came=came, remedy="use the code and options that made it")
+            raise CheckpointError(
+                needed=f"a tensor {name!r} of shape {list(value.shape)}",
+                came=came,
+                remedy="use the code and options that made it",
+            )
         value.copy_(tensors[key])
 
 
@@ -528,6 +628,6 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, modules: nn.Module, ten
             name, slot = key.removeprefix("optimizer.").split("|")
             parameter = parameters[name]
             # Adam's step counter stays where the optimiser made it; moments live with the parameter.
-            optimizer.state[parameter][slot] = value.clone() if slot == "step" and parameter.device.type == "cpu" else value.to(parameter.device, copy=True)
-
-
+            optimizer.state[parameter][slot] = (
+                value.clone() if slot == "step" and parameter.device.type == "cpu" else value.to(parameter.device, copy=True)
+            )
