@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from lmrs.answers import Ranked, rank
-from lmrs.measures import Lists, Ranks
+from lmrs.answers import Jagged, Ranked, rank, rank_candidates
+from lmrs.candidates import draw
+from lmrs.measures import Lists, Ranks, Sampling
 from lmrs.models.network import Scorer
 from lmrs.objectives import Objective
 from lmrs.progress import Reporter
@@ -24,6 +27,7 @@ class Judged:
 
     ranks: of the true items. items: int32[Q, k], scores: float32[Q, k], best first, -1 / -inf where a list is shorter.
     fallback: queries without history, answered by training popularity. truth_seen: share of queries whose truth was in the history.
+    sampled: ranks among drawn negatives instead of the whole catalogue, where that was asked for.
     """
 
     ranks: Ranks
@@ -31,6 +35,7 @@ class Judged:
     scores: np.ndarray
     fallback: int
     truth_seen: float
+    sampled: dict[Sampling, Ranks] = field(default_factory=dict)
 
     def lists(self, queries: Queries, vocab: Vocab) -> Lists:
         """The lists as the measures of what is recommended read them."""
@@ -57,22 +62,32 @@ def judge(
     k: int,
     seed: int,
     device: torch.device | str = "cpu",
+    samplings: Sequence[Sampling] = (),
+    unknown: int = 0,
     reporter: Reporter | None = None,
 ) -> Judged:
     """Rank the whole catalogue for every query, exactly, in bounded memory.
 
-    k: length of the lists kept. seed: of the random order of tied scores. Raises DivergedError for scores that are not numbers.
+    k: length of the lists kept. seed: of the random order of tied scores, and of negatives.
+    samplings: rank among drawn negatives as well. unknown: how many items beyond the vocabulary (V, V + 1, ...) are true items of
+    queries: the scorer cannot offer them, so they are misses. Raises DivergedError for scores that are not numbers.
     """
     blocks: list[Ranked] = []
+    drawn: dict[Sampling, list[Ranks]] = {sampling: [] for sampling in samplings}
     asked: list[np.ndarray] = []
     fallback = 0
     if reporter is not None:
         reporter.begin("ranking", len(queries))
     for which, scores, empty in questions(scorer, objective, task, queries, vocab, device):
         some = queries.take(which)
-        seen = jagged(some.dataset.item, some.start, some.stop) if task.exclude_seen else None
+        history = jagged(some.dataset.item, some.start, some.stop)
+        seen = history if task.exclude_seen else None
         truth = jagged(some.dataset.item, some.stop, some.target)
+        if unknown:
+            scores = torch.cat([scores, scores.new_full((len(scores), unknown), -torch.inf)], 1)
         blocks.append(rank(scores, query=which, seen=seen, truth=truth, k=k, seed=seed))
+        for sampling, parts in drawn.items():
+            parts.append(_among(sampling, scores, which, seen, truth, vocab, k, seed))
         asked.append(which)
         fallback += empty
         if reporter is not None:
@@ -85,7 +100,23 @@ def judge(
         scores=np.concatenate([block.scores for block in blocks])[order],
         fallback=fallback,
         truth_seen=float(np.concatenate([block.truth_seen for block in blocks]).mean()),
+        sampled={sampling: replace(_together(parts, order), sampling=sampling) for sampling, parts in drawn.items()},
     )
+
+
+def _among(
+    sampling: Sampling, scores: Tensor, query: np.ndarray, seen: Jagged | None, truth: Jagged, vocab: Vocab, k: int, seed: int
+) -> Ranks:
+    """Ranks of the true items among themselves and drawn negatives."""
+    nothing = (np.zeros(len(query) + 1, np.int64), np.zeros(0, np.int64))
+    counts = None if vocab.counts is None else np.pad(vocab.counts, (0, scores.shape[1] - len(vocab.counts)))
+    found = draw(
+        query=query, seen=seen or nothing, truth=truth, n_items=scores.shape[1], sampling=sampling, seed=seed, counts=counts
+    )
+    picked = scores.gather(1, torch.from_numpy(np.maximum(found, 0)).to(scores.device))
+    ranked = rank_candidates(picked, candidates=found, query=query, truth=truth, k=k, seed=seed, sampling=sampling)
+    assert ranked.ranks is not None
+    return ranked.ranks
 
 
 def _together(blocks: list[Ranks], order: np.ndarray) -> Ranks:

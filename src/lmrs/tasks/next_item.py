@@ -52,27 +52,23 @@ def scores(
     """
     ask = objective if objective is not None else CausalNext()
     short = view.asked(rows, asks=ask.asks)
-    batch = view.collate(short)
-    asked = ask.ask(batch, vocab)
-    if asked is None:
-        raise ContractError(
-            needed="an objective that can be asked for the next item in the last stage",
-            came=type(ask).__name__,
-            remedy="add a stage with NextItem or Cloze",
-        )
-    order = batch.rows["example"]
-    known = batch.lengths > 0
-    empty = int((~known).sum())
-    found = scorer.score(asked.to(device), ask.asked_visible).float().cpu()
+    known = short.stop > short.start
     out = torch.empty(len(rows), vocab.n_items)
-    if len(found) == len(rows):
-        out[order] = found
-    else:
-        out[order[known]] = found
-    if empty:
+    if known.any():  # a row without positions is no question for a network, alone or among others
+        batch = view.collate(short.take(np.flatnonzero(known)))
+        asked = ask.ask(batch, vocab)
+        if asked is None:
+            raise ContractError(
+                needed="an objective that can be asked for the next item in the last stage",
+                came=type(ask).__name__,
+                remedy="add a stage with NextItem or Cloze",
+            )
+        order = torch.from_numpy(np.flatnonzero(known))[batch.rows["example"]]
+        out[order] = scorer.score(asked.to(device), ask.asked_visible).float().cpu()
+    if not known.all():
         counts = np.zeros(vocab.n_items) if vocab.counts is None else vocab.counts
-        out[order[~known]] = torch.from_numpy(np.asarray(counts, np.float32))
-    return out, empty
+        out[torch.from_numpy(~known)] = torch.from_numpy(np.asarray(counts, np.float32))
+    return out, int((~known).sum())
 
 
 def questions(

@@ -1,0 +1,254 @@
+"""How good a recommender is: measures with intervals, the protocol they were taken by, what it cost, and a row for every user."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lmrs.cards import SCORE_TIES, Cost, Protocol, metered
+from lmrs.dataset import Dataset
+from lmrs.errors import ContractError, DataError, UserError
+from lmrs.files import storage, write_atomic
+from lmrs.fit import Fitted
+from lmrs.judge import Judged, judge
+from lmrs.measures import MAE, RMSE, Lists, Measure, Sampled, parse
+from lmrs.negatives import Popularity, Uniform
+from lmrs.progress import Reporter
+from lmrs.recommender import Recommender
+from lmrs.split import Queries, Split
+from lmrs.statistics import bootstrap_mean
+from lmrs.system import Stage
+
+MEASURES = ("HR@10", "NDCG@10", "MRR@10", "Recall@20", "AUC", "Coverage@10", "Novelty@10", "PopularityBias@10")
+FOLDER, REPORT, QUERIES = "evaluation", "report.json", "queries.parquet"
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What was measured.
+
+    measures: means over all queries, by name. intervals: 95 % bootstrap intervals (low, high) of those that are means over users.
+    protocol, cost: the two cards. table: one row a query: query, user (id), targets, and one column for each measure by user.
+    facts: what else should be known (JSON numbers): queries answered without history, share asking for an item already seen, unknown items.
+    """
+
+    measures: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    protocol: Protocol
+    cost: Cost
+    table: pa.Table = field(repr=False)
+    facts: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values: what `report.json` holds."""
+        return {
+            "measures": self.measures,
+            "intervals": {name: list(pair) for name, pair in self.intervals.items()},
+            "protocol": self.protocol.to_dict(),
+            "cost": self.cost.to_dict(),
+            "facts": self.facts,
+        }
+
+    def save(self, run: Path | str) -> Path:
+        """Writes `run/evaluation/report.json` and `queries.parquet` and returns the folder."""
+        folder = Path(run) / FOLDER
+        with storage(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / QUERIES, lambda file: pq.write_table(self.table, file))
+        write_atomic(folder / REPORT, json.dumps(self.to_dict(), indent=1, allow_nan=False).encode() + b"\n")
+        return folder
+
+
+def evaluate(
+    recommender: Recommender | Fitted,
+    asked: Split | Queries,
+    *,
+    measures: Sequence[str | Measure] = MEASURES,
+    part: str = "test",
+    seed: int = 0,
+    cost: Cost | None = None,
+    reporter: Reporter | None = None,
+) -> Evaluation:
+    """Rank the whole catalogue for every query of a part of a split, and measure.
+
+    asked: a Split, or Queries of one's own. Items are matched by id; unknown ones in a history are ignored, unknown ones to be found
+    are misses, and both are counted in `facts`. measures: names or values; "NDCG@10/99neg" ranks among drawn negatives and says so.
+    part: "test" or "valid". seed: of ties, drawn negatives and resamples. cost: what the fit took (of a Fitted: known).
+
+    Raises UserError for unknown measures and parts, DataError if no queries or hardly any known items are there.
+    """
+    if isinstance(recommender, Fitted):
+        cost = cost or cost_of(recommender)
+        recommender = Recommender.of(recommender)
+    chosen = [parse(each) if isinstance(each, str) else each for each in measures]
+    if not chosen:
+        raise UserError(needed="at least one measure", came="none", remedy=f"such as {MEASURES[0]}")
+    for each in chosen:
+        if isinstance(each, RMSE | MAE):
+            raise UserError(
+                needed="measures of a ranking",
+                came=f"{each}, a measure of predicted ratings",
+                remedy=f"choose among {', '.join(MEASURES)}",
+            )
+    queries = _part(asked, part) if isinstance(asked, Split) else asked
+    matched, unknown, facts = match(queries, recommender)
+    samplings = tuple(dict.fromkeys(each.sampling for each in chosen if isinstance(each, Sampled)))
+    if samplings and unknown:
+        raise ContractError(
+            needed="a recommender that knows all items to be found, for sampled measures",
+            came=f"{unknown:,} unknown ones",
+            remedy="leave the sampled measures out",
+        )
+    k = max(10, *(getattr(each, "k", None) or 0 for each in chosen))
+    with metered() as meter:
+        judged = judge(
+            recommender.scorer, recommender.objective, recommender.system.task, matched, recommender.vocab,
+            k=k, seed=seed, device=device_of(recommender), samplings=samplings, unknown=unknown, reporter=reporter,
+        )  # fmt: skip
+        values = {str(each): _measured(each, judged, matched, recommender) for each in chosen}
+        means = {name: float(np.mean(value)) for name, value in values.items()}
+        per_user = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+        bounds = {name: bootstrap_mean(value, seed=seed) for name, value in per_user.items()}
+    about = asked.about if isinstance(asked, Split) else {"split": "own queries"}
+    return Evaluation(
+        measures=means,
+        intervals={name: (each.low, each.high) for name, each in bounds.items()},
+        protocol=_protocol(recommender, queries, about, part=part, k=k),
+        cost=replace(cost or cost_of(recommender), evaluate=meter.spent),
+        table=_table(queries, per_user),
+        facts={**facts, "without_history": judged.fallback, "truth_seen": judged.truth_seen},
+    )
+
+
+def match(queries: Queries, recommender: Recommender) -> tuple[Queries, int, dict[str, float]]:
+    """(the queries in the recommender's item numbers, how many items to be found it does not know, counts for the report).
+
+    Unknown items are left out of histories; as truth they get numbers from V on. Raises DataError if there are no queries, or if the
+    recommender knows none of the items.
+    """
+    if not len(queries):
+        raise DataError(needed="at least one query", came="none", remedy="choose another split or more data")
+    dataset, vocab = queries.dataset, recommender.vocab
+    if dataset.vocab.fingerprint == vocab.fingerprint:
+        return queries, 0, {}
+    number = vocab.item_numbers(dataset.vocab.items)
+    known = number >= 0
+    if not known.any():
+        raise DataError(
+            needed="data whose items the recommender knows",
+            came=f"none of the {len(known):,} items of {dataset.name} among its {vocab.n_items:,}",
+            remedy="evaluate on the catalogue it was trained on, or fit anew",
+        )
+    strange = np.flatnonzero(~known)
+    number[strange] = vocab.n_items + np.arange(len(strange))
+    # Every query gets a span of its own: its known history, then its truth.
+    size = queries.target - queries.start
+    query = np.repeat(np.arange(len(queries)), size)
+    place = np.arange(len(query)) - np.repeat(np.cumsum(size) - size, size) + np.repeat(queries.start, size)
+    history = place < queries.stop[query]
+    item = number[dataset.item[place]]
+    kept = ~history | (item < vocab.n_items)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(query[kept], minlength=len(queries)))])
+    stop = offsets[:-1] + np.bincount(query[kept & history], minlength=len(queries))
+    own = Dataset(
+        dataset.name, vocab, item[kept].astype(np.int32), offsets, time=None if dataset.time is None else dataset.time[place][kept]
+    )
+    facts = {
+        "unknown_items": len(strange),
+        "unknown_history_events": int((~kept).sum()),
+        "unknown_targets": int((item[~history] >= vocab.n_items).sum()),
+    }
+    return Queries(own, np.arange(len(queries)), stop, offsets[1:]), len(strange), facts
+
+
+def cost_of(source: Recommender | Fitted) -> Cost:
+    """The cost card as far as it is known without a run folder: parameters, and what the fit of a Fitted took."""
+    import torch
+
+    from lmrs.cards import Spent, peak_memory_bytes
+
+    spent, trained, targets = None, 0, 0
+    if isinstance(source, Fitted):
+        spent = Spent(source.seconds, source.cpu_seconds, peak_memory_bytes())
+        trained, targets = source.trained, source.targets
+    return Cost(
+        fit=spent,
+        parameters_total=sum(p.numel() for p in source.scorer.parameters()),
+        parameters_trained=trained,
+        targets=targets,
+        threads=torch.get_num_threads(),
+        device=device_of(source),
+    )
+
+
+def device_of(source: Recommender | Fitted) -> str:
+    """Where the weights are: "cpu", or "cuda"."""
+    for tensor in (*source.scorer.parameters(), *source.scorer.buffers()):
+        return tensor.device.type
+    return "cpu"
+
+
+def _part(split: Split, part: str) -> Queries:
+    if part not in ("test", "valid"):
+        raise UserError(needed="the part 'test' or 'valid'", came=repr(part))
+    return split.test if part == "test" else split.valid
+
+
+def _measured(measure: Measure, judged: Judged, queries: Queries, recommender: Recommender) -> np.ndarray | float:
+    if isinstance(measure, Sampled):
+        return measure(judged.sampled[measure.sampling])
+    if isinstance(measure, RMSE | MAE):
+        raise TypeError(measure)
+    if measure.reads == "ranks":
+        return measure(judged.ranks)  # type: ignore[arg-type]
+    lists: Lists = judged.lists(queries, recommender.vocab)
+    return measure(lists)  # type: ignore[arg-type]
+
+
+def _protocol(recommender: Recommender, queries: Queries, about: dict[str, Any], *, part: str, k: int) -> Protocol:
+    dataset = queries.dataset
+    stages = [stage for stage in recommender.system.stages if isinstance(stage, Stage)]
+    return Protocol(
+        data=dataset.name,
+        data_hash=dataset.fingerprint,
+        users=dataset.n_users,
+        items=dataset.n_items,
+        events=dataset.n_events,
+        split=str(about.get("split", "")),
+        parameters={name: value for name, value in about.items() if name not in ("split", "ties")},
+        queries=len(queries),
+        system=recommender.name,
+        settings=recommender.settings,
+        filter=str(dataset.about.get("filter", "none")),
+        part=part,
+        score_ties=SCORE_TIES,
+        seen="left out" if recommender.system.task.exclude_seen else "kept",
+        k=k,
+        objective="; ".join(f"{stage.name}: {stage.objective!r}" for stage in stages),
+        negatives="; ".join(dict.fromkeys(repr(each) for stage in stages for each in _negatives(stage.objective))),
+        seeds=recommender.seeds,
+    )
+
+
+def _negatives(part: object) -> list[Uniform | Popularity]:
+    """Every draw of negatives inside a description."""
+    if isinstance(part, Uniform | Popularity):
+        return [part]
+    if isinstance(part, tuple):
+        return [found for each in part for found in _negatives(each)]
+    if is_dataclass(part):
+        return [found for each in fields(part) for found in _negatives(getattr(part, each.name))]
+    return []
+
+
+def _table(queries: Queries, values: dict[str, np.ndarray]) -> pa.Table:
+    users = queries.dataset.vocab.users.cast(pa.large_string()).take(pa.array(queries.user))
+    targets = queries.target - queries.stop
+    return pa.table({"query": np.arange(len(queries)), "user": users, "targets": targets, **values})

@@ -1,0 +1,57 @@
+"""How many threads to compute with, and how fast this machine is: what a cost card needs to be read elsewhere."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from lmrs.errors import UserError
+
+
+def cores() -> int:
+    """Physical cores this process may use: hyper-threads count once, and a container's CPU quota is kept to."""
+    places = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    siblings = set()
+    for place in places:
+        listed = Path(f"/sys/devices/system/cpu/cpu{place}/topology/thread_siblings_list")
+        siblings.add(listed.read_text().strip() if listed.is_file() else str(place))
+    return max(1, min(len(siblings), _quota()))
+
+
+def _quota() -> int:
+    """Whole CPUs that the control group grants (at least 1; very many if it sets no limit)."""
+    limit = Path("/sys/fs/cgroup/cpu.max")
+    quota, _, period = (limit.read_text() if limit.is_file() else "max").strip().partition(" ")
+    return 1 << 20 if quota == "max" else max(1, int(quota) // int(period))
+
+
+def use_threads(threads: int | None = None) -> int:
+    """Set torch's threads and return their number: `threads`, else OMP_NUM_THREADS, else the physical cores.
+
+    Raises UserError for less than one.
+    """
+    import torch
+
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    number = threads if threads is not None else int(said) if said.isdigit() and int(said) > 0 else cores()
+    if number < 1:
+        raise UserError(needed="at least 1 thread", came=f"{number}")
+    torch.set_num_threads(number)
+    return number
+
+
+def probes() -> dict[str, float]:
+    """Gigaflops of a 1024 x 1024 matrix product, fp32 and bf16, with the threads that are set; takes about a tenth of a second."""
+    import torch
+
+    found = {}
+    for name, dtype in (("gemm_fp32_gflops", torch.float32), ("gemm_bf16_gflops", torch.bfloat16)):
+        square = torch.ones(1024, 1024, dtype=dtype)
+        torch.mm(square, square)
+        begin, runs = time.perf_counter(), 0
+        while runs < 2 or (time.perf_counter() - begin < 0.03 and runs < 50):
+            torch.mm(square, square)
+            runs += 1
+        found[name] = round(runs * 2 * 1024**3 / (time.perf_counter() - begin) / 1e9, 1)
+    return found

@@ -1,0 +1,386 @@
+"""A trained system that answers: saved as a folder of safetensors, JSON and Arrow, asked for users it has never seen."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from lmrs import __version__, describe
+from lmrs.answers import rank
+from lmrs.dataset import Dataset
+from lmrs.errors import CheckpointError, StorageError, UserError
+from lmrs.files import fsync_folder, sha256_file, storage, write_atomic
+from lmrs.fit import Fitted
+from lmrs.models import Control
+from lmrs.models.network import ControlScorer, Scorer
+from lmrs.objectives import Objective
+from lmrs.system import Stage, System
+from lmrs.tasks.next_item import scores
+from lmrs.views import Rows
+from lmrs.vocab import Attributes, Vocab
+
+FORMAT = 1
+TENSORS, MODEL, VOCAB, ITEMS, MANIFEST = "tensors.safetensors", "model.json", "vocab.arrow", "items.arrow", "manifest.json"
+FILES = (TENSORS, MODEL, VOCAB, ITEMS)
+FALLBACK = "training popularity"
+_NEAR = 1e-5  # scores closer than this share of their size may change places when they are computed in another batch
+_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """The answer for one history: k items, best first (fewer if the catalogue ends).
+
+    ids, titles, scores: of the items; a title is the id where the catalogue has none. Scores order the items of one answer; they are no
+    probabilities, and two systems' scores cannot be compared.
+    unknown: items of the history that the recommender does not know; they were ignored. unknown_excluded: the same of `exclude`.
+    fallback: "" if the history was used, "training popularity" if nothing in it was known (or it was empty).
+    """
+
+    ids: tuple[str, ...]
+    titles: tuple[str, ...]
+    scores: tuple[float, ...]
+    unknown: tuple[str, ...] = ()
+    unknown_excluded: tuple[str, ...] = ()
+    fallback: str = ""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        items = [{"id": a, "title": b, "score": c} for a, b, c in zip(self.ids, self.titles, self.scores, strict=True)]
+        notes = {"unknown": list(self.unknown), "unknown_excluded": list(self.unknown_excluded), "fallback": self.fallback}
+        return {"items": items, **notes}
+
+
+@dataclass(frozen=True, eq=False)
+class Recommender:
+    """A trained system with its vocabulary and catalogue.
+
+    system: what it is. vocab: with training counts. scorer, objective: what ranks, and how it is asked (None for controls).
+    items: catalogue table in vocab order, or None. name, settings: for reports. seeds: of the fit. about: how it came to be (JSON values).
+    notes: what a user should know about this copy (code that changed since it was saved).
+    """
+
+    system: System
+    vocab: Vocab
+    scorer: Scorer
+    objective: Objective | None
+    items: pa.Table | None = None
+    name: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+    about: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, fitted: Fitted, *, name: str = "", settings: dict[str, Any] | None = None) -> Recommender:
+        """The recommender that `fit` has trained. name: for reports (else the paper's); settings: its keywords (else the whole system)."""
+        return cls(
+            system=fitted.system,
+            vocab=fitted.vocab,
+            scorer=fitted.scorer,
+            objective=fitted.objective,
+            items=fitted.split.dataset.items,
+            name=name or fitted.system.paper.title.split(":")[0],
+            settings=describe.to_json(fitted.system) if settings is None else settings,
+            seeds=(fitted.seed,),
+            about={"data": fitted.split.dataset.name, "data_hash": fitted.split.dataset.fingerprint},
+        )
+
+    # -- answers ---------------------------------------------------------------------------------------------------------
+
+    def recommend(
+        self,
+        history: Sequence[str | int],
+        *,
+        k: int = 10,
+        exclude: Iterable[str | int] = (),
+        exclude_seen: bool = True,
+    ) -> Recommendations:
+        """The k best items for one history.
+
+        history: item ids, oldest first; of a long one the newest count (the view's max_len). Unknown ids are ignored and reported.
+        exclude: ids that must not come. exclude_seen: leave out the items of the whole history.
+        Raises UserError for k < 1 and for ids that are neither text nor whole numbers.
+        """
+        return self.recommend_batch([history], k=k, exclude=exclude, exclude_seen=exclude_seen)[0]
+
+    def recommend_batch(
+        self,
+        histories: Sequence[Sequence[str | int]],
+        *,
+        k: int = 10,
+        exclude: Iterable[str | int] = (),
+        exclude_seen: bool = True,
+    ) -> list[Recommendations]:
+        """`recommend` for many histories: the same items in the same order as one by one (scores within rounding)."""
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise UserError(needed="k of at least 1", came=f"k={k!r}")
+        if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
+            raise UserError(needed="a list of item ids as a history", came="a text", remedy="write ['id', 'id', ...]")
+        banned_ids = _texts(exclude)
+        banned = self.vocab.item_numbers(banned_ids)
+        strangers = tuple(text for text, number in zip(banned_ids, banned, strict=True) if number < 0)
+        banned = banned[banned >= 0]
+        out: list[Recommendations] = []
+        for begin in range(0, len(histories), _BLOCK):
+            texts = [_texts(history) for history in histories[begin : begin + _BLOCK]]
+            numbers = [self.vocab.item_numbers(each) for each in texts]
+            known = [each[each >= 0] for each in numbers]
+            for text, number, place in zip(texts, numbers, self._ranked(known, banned, k, exclude_seen), strict=True):
+                items, found = place
+                unknown = tuple(dict.fromkeys(t for t, n in zip(text, number, strict=True) if n < 0))
+                fallback = "" if (number >= 0).any() else FALLBACK
+                out.append(
+                    Recommendations(
+                        tuple(self.vocab.item_ids(items)), tuple(self.titles(items)), tuple(found.tolist()), unknown, strangers, fallback
+                    )
+                )
+        return out
+
+    def titles(self, numbers: np.ndarray) -> list[str]:
+        """Display names of items, by number: the title where the catalogue has one, else the id."""
+        return Dataset("", self.vocab, np.zeros(0, np.int32), np.zeros(1, np.int64), items=self.items).titles(numbers)
+
+    def _ranked(
+        self, histories: list[np.ndarray], banned: np.ndarray, k: int, exclude_seen: bool
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(item numbers, scores) for each history of known items.
+
+        A matrix product rounds differently in another batch. Where that could change the order, the row is asked again alone,
+        so that one history always gets one answer.
+        """
+        rows = self._rows(histories)
+        items, found = self._top(rows, banned, k, exclude_seen)
+        if len(rows) > 1:
+            gap, size = found[:, :-1] - found[:, 1:], np.abs(found[:, :-1])
+            with np.errstate(invalid="ignore"):
+                close = ((gap <= _NEAR * np.maximum(size, 1e-6)) & np.isfinite(found[:, 1:])).any(axis=1)
+            for row in np.flatnonzero(close):
+                items[row], found[row] = (each[0] for each in self._top(rows.take(np.array([row])), banned, k, exclude_seen))
+        out = []
+        for row in range(len(rows)):
+            there = items[row, :k] >= 0
+            out.append((items[row, :k][there], found[row, :k][there]))
+        return out
+
+    def _rows(self, histories: list[np.ndarray]) -> Rows:
+        lengths = np.array([len(history) for history in histories], np.int64)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        item = np.concatenate([*histories, np.zeros(0, np.int64)]).astype(np.int32)
+        asked = Dataset("histories", self.vocab, item, offsets)
+        return Rows(asked, np.full(len(histories), -1), offsets[:-1], offsets[1:])
+
+    def _top(self, rows: Rows, banned: np.ndarray, k: int, exclude_seen: bool) -> tuple[np.ndarray, np.ndarray]:
+        """(items int32[R, k + 1], scores): one more than asked, to see what stands next to the last."""
+        cells, _ = scores(self.scorer, self.objective, self.system.task.view, rows, self.vocab)
+        cells[:, torch.from_numpy(banned)] = -torch.inf
+        seen = (rows.dataset.offsets - rows.dataset.offsets[0], rows.dataset.item.astype(np.int64)) if exclude_seen else None
+        if seen is not None and len(rows) != len(rows.dataset.offsets) - 1:
+            seen = (np.array([0, rows.stop[0] - rows.start[0]]), rows.dataset.item[rows.start[0] : rows.stop[0]].astype(np.int64))
+        ranked = rank(cells, query=np.zeros(len(rows), np.int64), seen=seen, k=k + 1, seed=0)
+        return ranked.items, ranked.scores
+
+    # -- files -----------------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path | str) -> Path:
+        """Writes the folder whole or not at all, and returns its path; a recommender that was there is replaced.
+
+        Raises StorageError if the disk refuses, or if the folder holds something else.
+        """
+        from safetensors.torch import save as safetensors_bytes
+
+        folder = Path(folder)
+        if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+            raise StorageError(needed=f"a new folder at {folder}", came="something that is no recommender", remedy="choose another")
+        with storage(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            work = folder.parent / f".saving-{folder.name}-{os.getpid()}-{secrets.token_hex(4)}"
+            work.mkdir()
+        try:
+            tensors = {name: value.detach().cpu().contiguous().clone() for name, value in self.scorer.state_dict().items()}
+            write_atomic(work / TENSORS, safetensors_bytes(tensors))
+            write_atomic(work / MODEL, _json(self._about()))
+            _write_table(work / VOCAB, _vocab_table(self.vocab))
+            _write_table(work / ITEMS, self.items if self.items is not None else pa.table({"item_id": self.vocab.items}))
+            sizes = {name: {"size": (work / name).stat().st_size, "sha256": sha256_file(work / name)} for name in FILES}
+            write_atomic(work / MANIFEST, _json({"format": FORMAT, "files": sizes}))
+            with storage(folder):
+                old = work.with_name(work.name.replace(".saving-", ".replaced-"))
+                if folder.exists():
+                    os.rename(folder, old)
+                os.rename(work, folder)
+                fsync_folder(folder.parent)
+                shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        return folder
+
+    def _about(self) -> dict[str, Any]:
+        system = describe.to_json(self.system)
+        return {
+            "lmrs": __version__,
+            "name": self.name,
+            "settings": self.settings,
+            "seeds": list(self.seeds),
+            "system": system,
+            "code": {str(file): sha256_file(file) for file in describe.files(system)},
+            "vocab": {"fingerprint": self.vocab.fingerprint, "items": self.vocab.n_items, "users": len(self.vocab.users)},
+            "fallback": FALLBACK,
+            "about": self.about,
+        }
+
+    @classmethod
+    def load(cls, folder: Path | str, *, device: str = "cpu") -> Recommender:
+        """Reads what `save` wrote; nothing is used before its bytes are checked.
+
+        Raises CheckpointError, naming the file, if one is missing, cut, changed or does not belong to the others.
+        """
+        from safetensors.torch import load_file
+
+        folder = Path(folder)
+        _verify(folder)
+        try:
+            about = json.loads((folder / MODEL).read_bytes())
+            system = describe.system_from_json(about["system"], forbidden=folder)
+            vocab = replace(_read_vocab(folder / VOCAB), users=pa.nulls(about["vocab"]["users"], pa.large_string()))
+            if vocab.fingerprint != about["vocab"]["fingerprint"]:
+                raise _bad(folder / VOCAB, "the vocabulary that the model was trained with", "another one")
+            items = _read_table(folder / ITEMS)
+            if items.column("item_id").to_pylist() != vocab.items.to_pylist():
+                raise _bad(folder / ITEMS, "the catalogue of the model's vocabulary", "another one")
+            scorer = _scorer(system, vocab, load_file(folder / TENSORS), folder / TENSORS).to(torch.device(device))
+            changed = [file for file, digest in about["code"].items() if sha256_file(file) != digest]
+            return cls(
+                system=system,
+                vocab=vocab,
+                scorer=scorer,
+                objective=_asking(system),
+                items=items,
+                name=about["name"],
+                settings=about["settings"],
+                seeds=tuple(about["seeds"]),
+                about=about["about"],
+                notes=tuple(f"{file} has changed since this recommender was saved" for file in changed),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, OSError, pa.ArrowException) as error:
+            raise _bad(folder / MODEL, "a recommender of this version of lmrs", f"{type(error).__name__} {error}") from error
+
+
+def _scorer(system: System, vocab: Vocab, tensors: dict[str, torch.Tensor], file: Path) -> Scorer:
+    """The built scorer with the saved tensors."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        scorer = system.model.build(vocab)
+    if isinstance(system.model, Control):
+        assert isinstance(scorer, ControlScorer)
+        scorer.assign(tensors)
+        return scorer
+    own = scorer.state_dict()
+    for name in sorted(own.keys() | tensors.keys()):
+        needed, came = (list(each[name].shape) if name in each else "none" for each in (own, tensors))
+        if needed != came:
+            raise _bad(file, f"the tensor {name!r} of shape {needed}", f"{came}")
+    scorer.load_state_dict(tensors)
+    return scorer
+
+
+def _asking(system: System) -> Objective | None:
+    last = system.stages[-1] if system.stages else None
+    return last.objective if isinstance(last, Stage) else None
+
+
+def _texts(ids: Iterable[str | int]) -> list[str]:
+    """Ids as text; whole numbers become their decimal text."""
+    out = []
+    for each in ids:
+        if isinstance(each, bool) or not isinstance(each, str | int | np.integer):
+            raise UserError(needed="item ids as text or whole numbers", came=f"{each!r}"[:60])
+        out.append(str(each))
+    return out
+
+
+def _vocab_table(vocab: Vocab) -> pa.Table:
+    """Item ids, training counts and attributes, one row an item; an attribute's dictionary keeps the numbers of its values."""
+    columns: dict[str, Any] = {"item_id": vocab.items.cast(pa.large_string())}
+    if vocab.counts is not None:
+        columns["count"] = pa.array(vocab.counts, pa.int64())
+    for name, attribute in vocab.attributes.items():
+        values = pa.DictionaryArray.from_arrays(pa.array(attribute.values, pa.int32()), attribute.names.cast(pa.large_string()))
+        columns[f"attribute:{name}"] = pa.LargeListArray.from_arrays(pa.array(attribute.offsets, pa.int64()), values)
+    return pa.table(columns)
+
+
+def _read_vocab(file: Path) -> Vocab:
+    table = _read_table(file)
+    attributes = {}
+    for name in table.column_names:
+        if name.startswith("attribute:"):
+            lists = table.column(name).combine_chunks()
+            attributes[name.removeprefix("attribute:")] = Attributes(
+                lists.values.dictionary, lists.offsets.to_numpy(), lists.values.indices.to_numpy()
+            )
+    counts = table.column("count").to_numpy() if "count" in table.column_names else None
+    return Vocab(items=table.column("item_id").combine_chunks(), attributes=attributes, counts=counts)
+
+
+def _write_table(file: Path, table: pa.Table) -> None:
+    def content(sink: Any) -> None:
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table.combine_chunks())
+
+    write_atomic(file, content)
+
+
+def _read_table(file: Path) -> pa.Table:
+    try:
+        with pa.OSFile(str(file)) as source:
+            return pa.ipc.open_file(source).read_all().combine_chunks()
+    except (pa.ArrowException, OSError) as error:
+        raise _bad(file, "an Arrow table", str(error).splitlines()[0]) from error
+
+
+def _verify(folder: Path) -> None:
+    """Sizes and SHA-256 of all files, as the manifest has them."""
+    if not folder.is_dir():
+        raise CheckpointError(needed=f"a saved recommender at {folder}", came="no such folder", remedy="check the path")
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        version = manifest["format"]
+        expected = [(name, manifest["files"][name]["size"], manifest["files"][name]["sha256"]) for name in FILES]
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            needed=f"a saved recommender at {folder}", came="a folder without manifest.json", remedy="finish the fit (lmrs fit ... --resume)"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _bad(folder / MANIFEST, "a manifest", "a damaged one") from error
+    if version != FORMAT:
+        raise _bad(folder / MANIFEST, f"a recommender of format {FORMAT}", f"format {version!r}")
+    for name, size, sha256 in expected:
+        file = folder / name
+        if not file.is_file():
+            raise _bad(file, f"{size} bytes", "no such file")
+        if file.stat().st_size != size:
+            raise _bad(file, f"{size} bytes", f"{file.stat().st_size} bytes")
+        if sha256_file(file) != sha256:
+            raise _bad(file, "the bytes that were written", "others (SHA-256 differs)")
+
+
+def _bad(file: Path, needed: str, came: str) -> CheckpointError:
+    return CheckpointError(needed=f"{needed} in {file}", came=came, remedy="save or fit the recommender again")
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, allow_nan=False, indent=1).encode() + b"\n"
