@@ -28,10 +28,25 @@ from lmrs.progress import Reporter
 from lmrs.split import leave_one_out
 from lmrs.statistics import bootstrap_mean, seeds_interval
 from lmrs.system import System
-from lmrs.systems import SYSTEMS
+from lmrs.systems.bert4rec import bert4rec
+from lmrs.systems.ease import ease
+from lmrs.systems.item_knn import item_knn
+from lmrs.systems.markov import markov
+from lmrs.systems.popularity import popularity
+from lmrs.systems.recent_popularity import recent_popularity
+from lmrs.systems.sasrec import sasrec
 
 RESULTS = Path(__file__).parent / "results"
 MEASURES = (HR(10), NDCG(10))
+SYSTEMS = {
+    "sasrec": sasrec,
+    "bert4rec": bert4rec,
+    "popularity": popularity,
+    "recent-popularity": recent_popularity,
+    "markov": markov,
+    "item-knn": item_knn,
+    "ease": ease,
+}
 
 
 @dataclass(frozen=True)
