@@ -7,7 +7,9 @@ from collections.abc import Iterable
 
 
 class LmrsError(Exception):
-    """Base of every error that lmrs raises on purpose."""
+    """Base of every error that lmrs raises on purpose. code: exit status of the command line."""
+
+    code = 1
 
 
 class UserError(LmrsError):

@@ -1,6 +1,41 @@
-"""The catalogue: every system that lmrs can build, one line each."""
+"""The catalogue: every system that lmrs can build, by the name one types."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lmrs.system import System
 from lmrs.systems.bert4rec import bert4rec
+from lmrs.systems.caser import caser
+from lmrs.systems.ease import ease
+from lmrs.systems.esasrec import esasrec
+from lmrs.systems.gru4rec import gru4rec
+from lmrs.systems.item_knn import item_knn
+from lmrs.systems.markov import markov
+from lmrs.systems.popularity import popularity
+from lmrs.systems.recent_popularity import recent_popularity
+from lmrs.systems.s3rec import s3rec
 from lmrs.systems.sasrec import sasrec
+from lmrs.systems.transformers4rec import transformers4rec
 
-__all__ = ["bert4rec", "sasrec"]
+CATALOGUE: dict[str, Callable[..., System]] = {
+    # language-modelling systems, by year
+    "gru4rec": gru4rec,
+    "caser": caser,
+    "sasrec": sasrec,
+    "bert4rec": bert4rec,
+    "s3rec": s3rec,
+    "transformers4rec": transformers4rec,
+    "esasrec": esasrec,
+    # controls: what a learned system has to beat
+    "popularity": popularity,
+    "recent-popularity": recent_popularity,
+    "markov": markov,
+    "item-knn": item_knn,
+    "ease": ease,
+}
+
+__all__ = [
+    "CATALOGUE", "bert4rec", "caser", "ease", "esasrec", "gru4rec", "item_knn", "markov", "popularity", "recent_popularity", "s3rec",
+    "sasrec", "transformers4rec",
+]  # fmt: skip

@@ -1,0 +1,85 @@
+"""What the systems of the catalogue are, read off the systems themselves: paper, strategy, data, objectives, task, options."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lmrs import settings
+from lmrs.objectives import Total
+from lmrs.system import Estimate, Paper, Stage, System
+from lmrs.systems import CATALOGUE
+from lmrs.taxonomy import cell
+
+# What an option of that name makes a system read beside sequences of items.
+READS = {
+    "attributes": "item attributes",
+    "features": "item attributes (optional)",
+    "times": "times (optional)",
+    "days": "times (optional)",
+    "users": "user ids (optional)",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One system.
+
+    name: what to type. about: its first sentence. cell: the survey's training-strategy cell, computed from the stages; survey: the one
+    the survey prints ("" if it does not name the system). data: what it reads. objectives: of each stage. task: what it answers.
+    options: keywords and their defaults. departures: what differs from the paper, in words.
+    """
+
+    name: str
+    about: str
+    paper: Paper
+    cell: str
+    survey: str
+    data: tuple[str, ...]
+    objectives: tuple[str, ...]
+    task: str
+    options: dict[str, Any]
+    departures: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+
+def entries() -> list[Entry]:
+    """All systems, in the catalogue's order, with their default options."""
+    return [entry(name, function) for name, function in CATALOGUE.items()]
+
+
+def entry(name: str, function: Callable[..., System]) -> Entry:
+    system = settings.make(function, {})
+    lines = " ".join((function.__doc__ or "").split())
+    about, _, rest = lines.partition(". ")
+    return Entry(
+        name=name,
+        about=about.rstrip(".") + ".",
+        paper=system.paper,
+        cell=cell(system),
+        survey=system.paper.survey,
+        data=("item sequences", *dict.fromkeys(READS[key] for key in settings.options(function) if key in READS)),
+        objectives=_signals(name, function),
+        task="rank the next item",
+        options={key: default for key, (_, default) in settings.options(function).items()},
+        departures=rest.partition("Departures: ")[2],
+    )
+
+
+def _signals(name: str, function: Callable[..., System]) -> tuple[str, ...]:
+    """The objectives of each stage; of every choice where the objective is an option."""
+    choices = sys.modules[function.__module__].SPACE.get("objective", [None]) if name in CATALOGUE else [None]
+    made = [settings.make(function, {} if choice is None else {"objective": choice}) for choice in choices]
+    return tuple(dict.fromkeys(_signal(stage) for system in made for stage in system.stages))
+
+
+def _signal(stage: Stage | Estimate) -> str:
+    if isinstance(stage, Estimate):
+        return "counting"
+    parts = [each for _, _, each in stage.objective.signals] if isinstance(stage.objective, Total) else [stage.objective]
+    return " + ".join(type(each).__name__ for each in parts)

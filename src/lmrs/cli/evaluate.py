@@ -1,0 +1,75 @@
+"""`lmrs evaluate RUN`: measure a saved run, on its own data or on other data."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from lmrs.cli import options
+
+
+@click.command()
+@click.argument("run")
+@options.measure
+@click.option("--part", type=click.Choice(["test", "valid"]), default="test", show_default=True, help="Which queries.")
+@options.data_options(required=False)
+@click.option("--out", metavar="FOLDER", type=click.Path(file_okay=False), help="Where to write the report [default: RUN; with --data nowhere].")
+@click.option("--seed", type=int, help="Of ties, negatives and intervals [default: the run's].")
+@options.device
+@options.threads
+@options.quiet
+@options.as_json
+def evaluate(
+    run: str,
+    measures: tuple[str, ...],
+    part: str,
+    out: str | None,
+    seed: int | None,
+    device: str,
+    threads: int | None,
+    quiet: bool,
+    as_json: bool,
+    **data: Any,
+) -> None:
+    """Evaluate the recommender in the folder RUN.
+
+    With --data, items are matched by their ids; how many the recommender does not know is reported.
+    """
+    from pathlib import Path
+
+    from lmrs.evaluate import MEASURES
+    from lmrs.fit import Execution
+    from lmrs.hardware import use_threads
+    from lmrs.measures import parse
+    from lmrs.progress import Reporter
+    from lmrs.run import again
+
+    wanted = [str(parse(name)) for name in measures] or list(MEASURES)
+    use_threads(threads)
+    how: dict[str, Any] = {} if seed is None else {"seed": seed}
+    other = options.the_data(**data) if data["data"] is not None else None
+    with Reporter(quiet=quiet) as reporter:
+        found = again(
+            Path(run),
+            measures=wanted,
+            data=other,
+            part=part,
+            device=str(Execution(device=device).resolved()),
+            reporter=reporter,
+            **how,
+        )
+    if out is not None or (other is None and part == "test"):
+        found.save(Path(out or run))
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2))
+        return
+    from rich.console import Console
+
+    from lmrs.cli import show
+
+    console = Console()
+    console.print(show.evaluation(found))
+    for line in show.facts(found):
+        console.print(line, highlight=False)

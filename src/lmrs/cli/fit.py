@@ -1,0 +1,85 @@
+"""`lmrs fit SYSTEM --data NAME_OR_PATH --out RUN`: train, save, evaluate."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from lmrs.cli import options
+
+
+@click.command()
+@click.argument("system")
+@options.data_options(required=True)
+@click.option("--out", required=True, metavar="RUN", type=click.Path(file_okay=False), help="Folder of the run; it is made.")
+@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="A keyword of the system, such as dim=64; may be repeated.")
+@click.option("--seed", default=0, show_default=True, help="Of everything that is drawn.")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in RUN.")
+@options.measure
+@options.device
+@options.threads
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True, help="Of matrix products in the fit.")
+@click.option("--micro-batch", type=click.IntRange(min=1), help="Rows of a forward pass, if a whole batch does not fit.")
+@click.option("--checkpoint-every", type=click.IntRange(min=1), default=500, show_default=True, help="Steps between checkpoints.")
+@options.quiet
+@options.as_json
+def fit(
+    system: str,
+    out: str,
+    pairs: tuple[str, ...],
+    seed: int,
+    resume: bool,
+    measures: tuple[str, ...],
+    device: str,
+    threads: int | None,
+    precision: str,
+    micro_batch: int | None,
+    checkpoint_every: int,
+    quiet: bool,
+    as_json: bool,
+    **data: Any,
+) -> None:
+    """Train SYSTEM, save it and evaluate it on the test part.
+
+    SYSTEM is a name that `lmrs systems` lists, or ./file.py:function for a system of your own.
+    """
+    from pathlib import Path
+
+    from lmrs import settings
+    from lmrs.evaluate import MEASURES
+    from lmrs.fit import Execution
+    from lmrs.hardware import use_threads
+    from lmrs.measures import parse
+    from lmrs.progress import Reporter
+    from lmrs.run import train
+
+    wanted = [str(parse(name)) for name in measures] or list(MEASURES)
+    given = settings.parse(settings.find(system), pairs)
+    use_threads(threads)
+    execution = Execution(device=device, micro_batch=micro_batch, checkpoint_every=checkpoint_every, precision=precision)
+    with Reporter(quiet=quiet) as reporter:
+        found = train(
+            system,
+            given,
+            options.the_data(**data),
+            out=Path(out),
+            seed=seed,
+            resume=resume,
+            execution=execution,
+            measures=wanted,
+            reporter=reporter,
+        )
+    if as_json:
+        click.echo(json.dumps({"run": out, **found.to_dict()}, indent=2))
+        return
+    from rich.console import Console
+
+    from lmrs.cli import show
+
+    console = Console()
+    console.print(show.evaluation(found))
+    for line in show.facts(found):
+        console.print(line, highlight=False)
+    console.print(f"next: lmrs recommend {out} --history ID,ID,...", highlight=False, markup=False)

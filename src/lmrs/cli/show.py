@@ -1,0 +1,106 @@
+"""Evaluations and lists as people read them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lmrs.cards import Cost, Protocol
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from lmrs.evaluate import Evaluation
+    from lmrs.recommender import Recommendations
+
+
+def evaluation(found: Evaluation) -> Table:
+    """Measures with their intervals, the protocol as title, the cost as caption."""
+    from rich.table import Table
+
+    out = Table(title=f"{found.protocol.system}: {protocol(found.protocol)}", caption=cost(found.cost), title_justify="left", caption_justify="left")
+    out.add_column("measure")
+    out.add_column("value", justify="right")
+    out.add_column("95 % interval", justify="right")
+    for name, value in found.measures.items():
+        bounds = found.intervals.get(name)
+        out.add_row(name, f"{value:.4f}", "" if bounds is None else f"{bounds[0]:.4f} .. {bounds[1]:.4f}")
+    return out
+
+
+def protocol(card: Protocol) -> str:
+    """One line: on what, asked how."""
+    among = f"all {card.items:,} items" if card.candidates == "all" else card.candidates
+    filtered = "" if card.filter == "none" else f", {card.filter}"
+    return (
+        f"{card.data}{filtered}, {card.split}, {card.part} part, {card.queries:,} queries, {among} ranked, "
+        f"seen items {card.seen}, ties of time in {card.time_ties}"
+    )
+
+
+def cost(card: Cost) -> str:
+    """One line: what it took."""
+    parts = []
+    if card.fit is not None:
+        parts.append(f"fit {seconds(card.fit.wall_s)} ({seconds(card.fit.cpu_s)} of CPU)")
+    if card.evaluate is not None:
+        parts.append(f"evaluate {seconds(card.evaluate.wall_s)}")
+    peak = max((spent.peak_memory_bytes for spent in (card.fit, card.evaluate) if spent is not None), default=0)
+    parts.append(f"{card.parameters_total:,} parameters")
+    if peak:
+        parts.append(f"{peak / 2**20:,.0f} MiB of memory")
+    if card.bytes_on_disk:
+        parts.append(f"{card.bytes_on_disk / 2**20:,.1f} MiB on disk")
+    return f"{', '.join(parts)}; {card.threads} threads on {card.device}"
+
+
+def seconds(value: float) -> str:
+    return f"{value:.1f} s" if value < 120 else f"{value / 60:.1f} min"
+
+
+def facts(found: Evaluation) -> list[str]:
+    """What a reader of the table should also know."""
+    told = found.facts
+    lines = []
+    if told.get("unknown_items"):
+        lines.append(
+            f"{told['unknown_items']:,.0f} items are unknown to the recommender: {told['unknown_history_events']:,.0f} events of histories "
+            f"were ignored, {told['unknown_targets']:,.0f} items to be found count as misses"
+        )
+    if told.get("without_history"):
+        lines.append(f"{told['without_history']:,.0f} queries had no known history and got training popularity")
+    if told.get("truth_seen"):
+        lines.append(f"{told['truth_seen']:.1%} of the queries ask for an item the user already had; it stays a candidate")
+    return lines
+
+
+def recommendations(found: Recommendations) -> Table:
+    """The list, best first."""
+    from rich.table import Table
+
+    out = Table()
+    out.add_column("", justify="right")
+    out.add_column("item", overflow="fold")
+    titled = found.titles != found.ids
+    if titled:
+        out.add_column("title", overflow="fold")
+    out.add_column("score", justify="right")
+    for place, (key, title, score) in enumerate(zip(found.ids, found.titles, found.scores, strict=True), 1):
+        out.add_row(str(place), key, *([title] if titled else []), f"{score:.4f}")
+    return out
+
+
+def remarks(found: Recommendations) -> list[str]:
+    """What became of items it did not know."""
+    lines = []
+    if found.unknown:
+        lines.append(f"unknown and ignored: {_some(found.unknown)}")
+    if found.unknown_excluded:
+        lines.append(f"unknown, so it could not come anyway: {_some(found.unknown_excluded)}")
+    if found.fallback:
+        lines.append(f"nothing in the history is known: this is {found.fallback}")
+    return lines
+
+
+def _some(ids: tuple[str, ...]) -> str:
+    shown = ", ".join(text if len(text) <= 60 else text[:57] + "..." for text in ids[:5])
+    return shown if len(ids) <= 5 else f"{shown} and {len(ids) - 5} more"
