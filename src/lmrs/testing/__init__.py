@@ -1,0 +1,32 @@
+"""Conformance checks for anyone's parts. Three lines make a test file that pytest finds:
+
+    from lmrs import testing
+
+    class TestMine(testing.ModelTests):
+        part = MyModel(dim=8)
+
+Each class is a list of rules, one method each; a broken rule raises AssertionError with what differs and where. They run on a
+data set of a few dozen users that is made in memory (`tiny`), in fp64 where equality is meant, and need nothing but lmrs.
+"""
+
+from lmrs.testing.losses import LossTests
+from lmrs.testing.measures import MeasureTests
+from lmrs.testing.models import ControlTests, ModelTests
+from lmrs.testing.objectives import ObjectiveTests
+from lmrs.testing.sources import SourceTests
+from lmrs.testing.systems import SystemTests
+from lmrs.testing.values import check_repr, rebuilt
+from lmrs.testing.views import ViewTests
+
+__all__ = [
+    "ControlTests",
+    "LossTests",
+    "MeasureTests",
+    "ModelTests",
+    "ObjectiveTests",
+    "SourceTests",
+    "SystemTests",
+    "ViewTests",
+    "check_repr",
+    "rebuilt",
+]

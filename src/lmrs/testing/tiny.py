@@ -1,0 +1,94 @@
+"""A data set of a few dozen users with every oddity that a part must survive. Made in memory, the same every time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from lmrs.batch import Batch
+from lmrs.dataset import Dataset
+from lmrs.split import Split, Train, leave_one_out
+from lmrs.views import ItemSequence, Rows
+from lmrs.vocab import Attributes, Vocab
+
+DAY = 86_400_000_000  # microseconds
+GENRES = (["drama"], ["comedy", "drama"], [], ["comedy"], ["horror", "drama", "comedy"])
+
+
+def dataset(*, users: int = 24, items: int = 13, longest: int = 12, seed: int = 7) -> Dataset:
+    """Users u0, u1, ... with 1, 2, 3, ... `longest`, 1, 2, ... events, items i0, i1, ...
+
+    Among the oddities: users with one and two events, repeated items, tied times, an item without any event (the last one), an item
+    that only the last event of a user has (the one before), items without attribute values. Attributes: "genres" and "attributes".
+    """
+    rng = np.random.default_rng(seed)
+    length = 1 + np.arange(users) % longest
+    offsets = np.concatenate([[0], np.cumsum(length)])
+    item = rng.integers(0, items - 2, offsets[-1]).astype(np.int32)
+    item[offsets[longest] - 1] = items - 2
+    time = np.concatenate([np.cumsum(rng.integers(0, 3, n)) for n in length]) * DAY + 20_000 * DAY
+    values = Attributes.from_lists(pa.array([GENRES[at % len(GENRES)] for at in range(items)], pa.list_(pa.string())))
+    ids = [f"i{at}" for at in range(items)]
+    return Dataset(
+        name="tiny",
+        vocab=Vocab(
+            pa.array(ids, pa.large_string()),
+            pa.array([f"u{at}" for at in range(users)], pa.large_string()),
+            {"genres": values, "attributes": values},
+        ),
+        item=item,
+        offsets=offsets,
+        time=time,
+        rating=rng.integers(1, 6, offsets[-1]).astype(np.float32),
+        items=pa.table({"item_id": ids, "title": [f"Title {at}" for at in range(items)]}),
+    )
+
+
+def split(data: Dataset | None = None) -> Split:
+    """Leave-one-out of the tiny data set (or of the one given)."""
+    return leave_one_out(data or dataset())
+
+
+def vocab(train: Train) -> Vocab:
+    """The vocabulary as `fit` hands it to a model: with training counts."""
+    return replace(train.dataset.vocab, counts=train.counts())
+
+
+def batch(train: Train, *, lengths: tuple[int, ...] = (5, 2, 8, 1, 8, 6, 3, 7, 4, 2, 1, 5), view: ItemSequence | None = None) -> Batch:
+    """Rows of the given lengths, one user's newest training events each, as the view reads them."""
+    view = view or ItemSequence(max_len=max(lengths))
+    free = list(np.argsort(-train.lengths, kind="stable"))
+    found = {}
+    for row in np.argsort([-n for n in lengths], kind="stable"):  # the longest rows choose first
+        found[int(row)] = free.pop(0)
+    user = np.array([found[row] for row in range(len(lengths))])
+    stop = train.stop[user]
+    rows = Rows(train.dataset, user, stop - np.array(lengths), stop)
+    assert (rows.start >= train.start[user]).all(), "the tiny data set has too few long users for these lengths"
+    return view.collate(rows)
+
+
+def marked(read: Batch) -> Batch:
+    """The batch with the last position of each row asked."""
+    asked = torch.zeros(read.n_positions, dtype=torch.bool)
+    asked[read.last] = True
+    return read.with_channels(asked=asked)
+
+
+def with_item(read: Batch, place: int, item: int) -> Batch:
+    """The batch with another item at one flat place."""
+    items = read.channels["item"].clone()
+    items[place] = item
+    return read.with_channels(item=items)
+
+
+def with_future(data: Dataset, train: Train, *, shift: int = 1) -> Train:
+    """The same training part over a data set in which everything after it is different."""
+    item = data.item.copy()
+    users = np.repeat(np.arange(data.n_users), data.lengths)
+    later = np.arange(data.n_events) >= train.stop[users]
+    item[later] = (item[later] + shift) % data.n_items
+    return Train(replace(data, item=item), train.stop)

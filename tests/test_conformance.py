@@ -1,0 +1,285 @@
+"""Every part of the library under the public checks of lmrs.testing. A new part needs two lines here; test_meta.py sees to it."""
+
+from __future__ import annotations
+
+import math
+
+from lmrs import losses, measures, models, negatives, objectives, sources, systems, taxonomy, views
+from lmrs.testing import (
+    ControlTests,
+    LossTests,
+    MeasureTests,
+    ModelTests,
+    ObjectiveTests,
+    SourceTests,
+    SystemTests,
+    ViewTests,
+    tiny,
+)
+
+V = tiny.dataset().n_items
+SMALL = {"dim": 8, "layers": 2, "heads": 2, "max_len": 9}
+
+# -- models --------------------------------------------------------------------------------------------------------------
+
+
+class TestTransformer(ModelTests):
+    part = models.Transformer(**SMALL)
+
+
+class TestTransformerLikeBERT(ModelTests):
+    part = models.Transformer(**SMALL, block=models.PostNorm(), embed_norm=True, transform=True, bias=True, attention_dropout=0.3)
+
+
+class TestTransformerLikeSASRec(ModelTests):
+    part = models.Transformer(**SMALL, block=models.QueryNorm(), scale=True, align="left")
+
+
+class TestTransformerGated(ModelTests):
+    part = models.Transformer(**SMALL, block=models.Gated(expand=2), tied=False, positions=False, item_dim=6)
+
+
+class TestTransformerWithFeatures(ModelTests):
+    part = models.Transformer(**SMALL, features=models.Features(names=("genres",), times=("hour", "weekday")))
+
+
+class TestTransformerWithSoftClock(ModelTests):
+    part = models.Transformer(**SMALL, features=models.Features(times=("weekday",), merge="elementwise", clock="soft", bins=3))
+
+
+class TestRecurrent(ModelTests):
+    part = models.Recurrent(dim=8, layers=2, max_len=9, dropout=0.3, embedding_dropout=0.3)
+
+
+class TestRecurrentUntied(ModelTests):
+    part = models.Recurrent(dim=8, max_len=9, tied=False, bias=False)
+
+
+class TestCaser(ModelTests):
+    part = models.Caser(dim=6, window=3, horizontal=4, vertical=2, max_len=9)
+
+
+class TestCaserWithUsers(ModelTests):
+    part = models.Caser(dim=6, window=3, horizontal=4, vertical=2, max_len=9, users=True)
+
+
+class TestPopularity(ControlTests):
+    part = models.Popularity()
+
+
+class TestRecentPopularity(ControlTests):
+    part = models.RecentPopularity(days=5)
+
+
+class TestMarkov(ControlTests):
+    part = models.Markov()
+
+
+class TestMarkovWithoutSmoothing(ControlTests):
+    part = models.Markov(smoothing=0)
+
+
+class TestItemKNN(ControlTests):
+    part = models.ItemKNN(k=4)
+
+
+class TestItemKNNByCosine(ControlTests):
+    part = models.ItemKNN(weights="cosine", k=4, shrink=2.0, recency=0.8)
+
+
+class TestEASE(ControlTests):
+    part = models.EASE(regularisation=3.0)
+
+
+# -- objectives ----------------------------------------------------------------------------------------------------------
+
+
+class TestNextItem(ObjectiveTests):
+    part = objectives.NextItem()
+    zero_cost = {"next": math.log(V)}
+
+
+class TestNextItemWithBCE(ObjectiveTests):
+    part = objectives.NextItem(losses.BCE(negatives.Uniform(k=3)))
+    zero_cost = {"next": 4 * math.log(2)}
+
+
+class TestNextItemWithSharedNegatives(ObjectiveTests):
+    part = objectives.NextItem(losses.SampledSoftmax(negatives.Popularity(k=5, alpha=0.5, shared=True)))
+
+
+class TestNextItems(ObjectiveTests):
+    part = objectives.NextItems(targets=3)
+    zero_cost = {"next": 4 * math.log(2)}
+
+
+class TestCloze(ObjectiveTests):
+    part = objectives.Cloze(hide=0.4, last=0.3)
+    zero_cost = {"cloze": math.log(V)}
+
+
+class TestClozeKeepOne(ObjectiveTests):
+    part = objectives.Cloze(hide=0.9, keep_one=True, most=3, loss=losses.FullSoftmax(smoothing=0.1))
+    zero_cost = {"cloze": math.log(V)}
+
+
+class TestPermuted(ObjectiveTests):
+    part = objectives.Permuted(share=0.5, span=2)
+    model = models.Transformer(dim=8, layers=2, heads=2, max_len=16)
+    zero_cost = {"permuted": math.log(V)}
+
+
+class TestReplaced(ObjectiveTests):
+    part = objectives.Replaced()
+    zero_cost = {"cloze": math.log(V), "replaced": math.log(2)}
+
+
+class TestReplacedFromTheBatch(ObjectiveTests):
+    part = objectives.Replaced(pool="batch")
+    runs = 1  # the discriminator's inputs are drawn from the hidden items themselves
+
+
+class TestMutual(ObjectiveTests):
+    part = objectives.Mutual(attributes="genres", hide=0.4)
+
+
+class TestMutualInfoNCE(ObjectiveTests):
+    part = objectives.Mutual(attributes="genres", hide=0.4, mim_loss="infonce", negatives=3)
+
+
+class TestTotal(ObjectiveTests):
+    part = objectives.Total((("next", 1.0, objectives.NextItem()), ("real", 0.5, objectives.Replaced())))
+    zero_cost = {"next.next": math.log(V), "real.cloze": math.log(V), "real.replaced": math.log(2)}
+
+
+# -- views, losses -------------------------------------------------------------------------------------------------------
+
+
+class TestItemSequence(ViewTests):
+    part = views.ItemSequence(max_len=5)
+
+
+class TestItemSequenceInWindows(ViewTests):
+    part = views.ItemSequence(max_len=4, stride=4, jitter=True)
+
+
+class TestItemSequencePrefixes(ViewTests):
+    part = views.ItemSequence(max_len=5, prefixes=True)
+
+
+class TestFullSoftmax(LossTests):
+    part = losses.FullSoftmax(block=3)
+
+
+class TestFullSoftmaxSmoothed(LossTests):
+    part = losses.FullSoftmax(smoothing=0.2)
+
+
+class TestSampledSoftmax(LossTests):
+    part = losses.SampledSoftmax(negatives.Uniform(k=4, shared=True))
+
+
+class TestSampledSoftmaxByPopularity(LossTests):
+    part = losses.SampledSoftmax(negatives.Popularity(k=4))
+
+
+class TestBCE(LossTests):
+    part = losses.BCE(negatives.Uniform(k=2))
+
+
+class TestGBCE(LossTests):
+    part = losses.GBCE(negatives.Uniform(k=4))
+
+
+class TestBPRMax(LossTests):
+    part = losses.BPRMax(negatives.Popularity(k=4, shared=True))
+
+
+# -- measures ------------------------------------------------------------------------------------------------------------
+
+
+class TestHR(MeasureTests):
+    part = measures.HR(5)
+
+
+class TestRecall(MeasureTests):
+    part = measures.Recall(5)
+
+
+class TestPrecision(MeasureTests):
+    part = measures.Precision(5)
+
+
+class TestF1(MeasureTests):
+    part = measures.F1(5)
+
+
+class TestNDCG(MeasureTests):
+    part = measures.NDCG(10)
+
+
+class TestNDCGOfTheWholeRanking(MeasureTests):
+    part = measures.NDCG()
+
+
+class TestMRR(MeasureTests):
+    part = measures.MRR(10)
+
+
+class TestMAP(MeasureTests):
+    part = measures.MAP(10)
+
+
+class TestAUC(MeasureTests):
+    part = measures.AUC()
+
+
+class TestGAUC(MeasureTests):
+    part = measures.GAUC("positives")
+    high = 3.0  # weighted by the positives of a query: the mean is in [0, 1], a query's share is not
+
+
+class TestSampledNDCG(MeasureTests):
+    part = measures.Sampled(measures.NDCG(10), 20)
+
+
+class TestCoverage(MeasureTests):
+    part = measures.Coverage(5)
+
+
+class TestNovelty(MeasureTests):
+    part = measures.Novelty(5)
+    high = 12.0  # bits: log2(N + V) at most
+
+
+class TestARP(MeasureTests):
+    part = measures.ARP(5)
+    high = 50.0  # training events
+
+
+class TestPopularityBias(MeasureTests):
+    part = measures.PopularityBias(5)
+    low = -1.0
+
+
+class TestRMSE(MeasureTests):
+    part = measures.RMSE()
+    high = 4.0
+
+
+class TestMAE(MeasureTests):
+    part = measures.MAE()
+    high = 4.0
+
+
+# -- systems -------------------------------------------------------------------------------------------------------------
+
+
+class TestSASRecSystem(SystemTests):
+    part = staticmethod(systems.sasrec)
+    options = SMALL
+
+
+class TestBERT4RecSystem(SystemTests):
+    part = staticmethod(systems.bert4rec)
+    options = SMALL
