@@ -1,7 +1,7 @@
 """What is charged for a prediction: pure functions of states, item table and targets. All return *sums*.
 
-Every loss is a frozen description with `charge(states, output, target, drawn) -> Tensor` (a scalar sum over the M charged positions).
-`negatives` says what must be drawn for it (None: the whole catalogue is the denominator).
+Every loss is a frozen description with `charge(states, output, target, drawn) -> Tensor` (a scalar sum over the M charged
+positions). `negatives` says what must be drawn for it (None: the whole catalogue is the denominator).
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class _FullSoftmax(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias) if bias is not None and need_bias else None
         buffer = states.new_empty(min(block, rows), items)
         transposed = table.t()
-        # d cost / d logits = exp(logits - top) / mass - (1 - smoothing) onehot - smoothing / V. The division by the mass and the two
-        # last terms act on the small side of the products, so the buffer is passed over as few times as possible.
+        # d cost / d logits = exp(logits - top) / mass - (1 - smoothing) onehot - smoothing / V. The division by the mass and the
+        # two last terms act on the small side of the products, so the buffer is passed over as few times as possible.
         for begin in range(0, rows, block):
             part = states[begin : begin + block]
             want = target[begin : begin + block, None]
@@ -91,7 +91,7 @@ class _FullSoftmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         saved = iter(ctx.saved_tensors)
-        grads = [next(saved).mul_(grad) if there else None for there in ctx.present]
+        grads = [next(saved) * grad if there else None for there in ctx.present]
         return (*grads, None, None, None)
 
 
@@ -116,11 +116,12 @@ class FullSoftmax:
 
 @dataclass(frozen=True)
 class SampledSoftmax:
-    """Softmax over the target and drawn negatives, corrected for how likely each was to be drawn (log-Q).
+    """Softmax over the target and drawn negatives, which are corrected for how likely each was to be drawn (log-Q).
 
-    s'(i) = s(i) - log E[number of draws of i]; negatives equal to the target are left out (Bengio & Senecal 2008; the
-    correction as in Yi et al. 2019). logq=False gives the uncorrected form that many libraries call sampled softmax.
-    With uniform draws the correction shifts the target alone by log(K / V).
+    s'(j) = s(j) - log E[number of draws of j] for negatives, s'(i) = s(i) for the target, negatives equal to the target are left
+    out: the denominator is then an unbiased estimate of that of the full softmax (Bengio & Senecal 2008, importance sampling).
+    logq=False gives the uncorrected form that many libraries call sampled softmax. With uniform draws the correction adds
+    log(V / K) to all negatives. Correcting the target too, as in-batch schemes do (Yi et al. 2019), would cancel under uniform draws.
     """
 
     negatives: Negatives = Uniform(k=256, shared=True)  # noqa: RUF009 - a frozen value
@@ -134,8 +135,7 @@ class SampledSoftmax:
             negative = F.linear(states, table, None if output.bias is None else output.bias[drawn.items])  # (M, K)
         else:
             negative = output.scores_of(states, drawn.items)
-        if self.logq:
-            positive = positive - drawn.log_expected(target)
+        if self.logq:  # the target is there for certain: only what was drawn is corrected
             negative = negative - drawn.log_expected(drawn.items)
         negative = negative.masked_fill(drawn.items == target[:, None], -torch.inf)
         return (torch.logsumexp(torch.cat([positive[:, None], negative], 1), 1) - positive).sum()

@@ -103,26 +103,27 @@ class Mutual:
         self, network: Network, head: nn.Module | None, prepared: Batch, vocab: Vocab, rng: torch.Generator | None
     ) -> dict[str, Tensor]:
         assert isinstance(head, MutualHead)
-        target = prepared.channels["target"]
+        table, target = network.output().table, prepared.channels["target"]
         hidden = target >= 0
-        states = network(prepared, self.visible, rng)
-        found = {}
-        if self.aap:
-            found["aap"] = head.attributed("aap", states[~hidden], prepared.channels["item"][~hidden])
-        if self.mip:
-            mapped, table = head.maps["mip"](states[hidden]), network.output().table
-            items = torch.cat([target[hidden, None], prepared.channels["negative"][hidden]], 1)  # (M, 1 + K)
-            scores = torch.einsum("me,mke->mk", mapped, table[items])
-            found["mip"] = self.rank(scores[:, 0], scores[:, 1:])
-        if self.map:
-            found["map"] = head.attributed("map", states[hidden], target[hidden])
+        states = network(prepared, self.visible, rng).to(table)
+        ends = []
         if self.sp:
-            context, segment, wrong = (
-                network(prepared.parts[name], self.visible, rng)[prepared.parts[name].last]
-                for name in ("context", "segment", "wrong")
-            )
-            mapped = head.maps["sp"](context)  # (B, D)
-            found["sp"] = self.rank((mapped * segment).sum(1), (mapped * wrong).sum(1)[:, None])
+            parts = [prepared.parts[name] for name in ("context", "segment", "wrong")]
+            ends = [network(part, self.visible, rng)[part.last].to(table) for part in parts]  # each (B, D)
+        found = {}
+        with torch.autocast(states.device.type, enabled=False):  # the loss is in the precision of the weights
+            if self.aap:
+                found["aap"] = head.attributed("aap", states[~hidden], prepared.channels["item"][~hidden])
+            if self.mip:
+                items = torch.cat([target[hidden, None], prepared.channels["negative"][hidden]], 1)  # (M, 1 + K)
+                scores = torch.einsum("me,mke->mk", head.maps["mip"](states[hidden]), table[items])
+                found["mip"] = self.rank(scores[:, 0], scores[:, 1:])
+            if self.map:
+                found["map"] = head.attributed("map", states[hidden], target[hidden])
+            if self.sp:
+                context, segment, wrong = ends
+                mapped = head.maps["sp"](context)
+                found["sp"] = self.rank((mapped * segment).sum(1), (mapped * wrong).sum(1)[:, None])
         return found
 
     def rank(self, true: Tensor, false: Tensor) -> Tensor:

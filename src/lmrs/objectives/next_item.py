@@ -67,8 +67,7 @@ class NextItem:
 
 
 def with_negatives(batch: Batch, loss: Charge, vocab: Vocab, rng: torch.Generator) -> Batch:
-    """The batch with what `loss` needs drawn: `extra["negative"]` (shared) or a channel `negative` [N, K] (0 where nothing is
-    charged)."""
+    """The batch with what `loss` needs drawn: `extra["negative"]` [K] if shared, else a channel `negative` [N, K] (0 if none)."""
     if loss.negatives is None:
         return batch
     at = (batch.channels["target"] >= 0).nonzero()[:, 0]
@@ -90,6 +89,8 @@ def charge_targets(network: Network, states: Tensor, prepared: Batch, loss: Char
     if loss.negatives is not None:
         share = probabilities(loss.negatives, vocab)
         items = prepared.extra["negative"] if loss.negatives.shared else prepared.channels["negative"][charged]
-        log_q = None if share is None else share.clamp_min(1e-38).log().to(states)
+        log_q = None if share is None else share.clamp_min(1e-38).log().to(network.output().table)
         drawn = Drawn(items, log_q, loss.negatives.k, vocab.n_items)
-    return loss.charge(network.read(chosen), network.output(), target if whole else target[charged], drawn)
+    vectors, output = network.read(chosen), network.output()
+    with torch.autocast(states.device.type, enabled=False):  # the loss is in the precision of the weights
+        return loss.charge(vectors.to(output.table), output, target if whole else target[charged], drawn)
