@@ -35,8 +35,8 @@ from lmrs.files import fsync_folder, sha256_file, storage, write_atomic
 from lmrs.vocab import Attributes, Vocab
 
 FORMAT = 1
-BUCKET = 1 << 19  # events sorted at once
-PIECE = 1 << 18  # events moved at once
+BUCKET = 1 << 17  # events sorted at once
+PIECE = 1 << 16  # events moved at once
 HASH_WHEN_BELOW = 64 << 20  # bytes: smaller stores are hashed whenever they are opened
 DTYPES = {"item": np.int32, "time": np.int64, "rating": np.float32, "type": np.int32}
 

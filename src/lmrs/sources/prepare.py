@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -94,7 +95,7 @@ def prepare(
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     folder = cache / "stores" / f"{_plain(layout.name)}-{key[:16]}"
     if not (folder / "manifest.json").exists():
-        with store.building(folder) as work:
+        with store.building(folder) as work, _lean():
             _fill(work, layout, made=made, lenient=lenient, drop_duplicates=drop_duplicates, time_unit=time_unit)
     dataset = store.open(folder)
     if quarantine is not None and (folder / "quarantine.csv").exists():
@@ -102,6 +103,18 @@ def prepare(
             shutil.copyfile(folder / "quarantine.csv", quarantine)
     about = dataset.about | {"source": str(layout.events.path.parent), "store": str(folder), "guessed": list(layout.guessed)}
     return replace(dataset, name=layout.name, about=about)
+
+
+@contextmanager
+def _lean() -> Iterator[None]:
+    """Within the block Arrow takes memory from jemalloc where there is one: it keeps less of what was freed."""
+    usual = pa.default_memory_pool()
+    if "jemalloc" in pa.supported_memory_backends():
+        pa.set_memory_pool(pa.jemalloc_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(usual)
 
 
 def _plain(name: str) -> str:
