@@ -43,10 +43,11 @@ def gru4rec(
 
     loss: "softmax" (exact, over the catalogue), "sampled" (cross-entropy against shared negatives) or "bpr-max" (2018).
     negatives, alpha: shared by a batch, drawn with probability ~ count^alpha, for "sampled" and "bpr-max".
-    logq: correct "sampled" for the draw. regularisation, elu: of "bpr-max". tied: score with the input item table (2018: constrained embeddings), else one of its own.
+    logq: correct "sampled" for the draw. regularisation, elu: of "bpr-max". tied: score with the input item table (2018:
+    constrained embeddings), else with one of its own.
     stride, jitter: read a history longer than max_len as windows (views.ItemSequence) instead of its last max_len items alone.
 
-    Departures: whole sequences from the zero state, back-propagated to their start (paper: session-parallel slots, one step back);
+    Departures: whole sequences from the zero state, back-propagated to their start (paper: parallel slots, one step back);
     the default loss is the full softmax (papers: TOP1, BPR-max, cross-entropy with negatives);
     the other targets of the batch are no extra negatives; negatives equal to the target are left out;
     AdamW (code: Adagrad with momentum).
