@@ -114,9 +114,12 @@ def block_rows(n_items: int, *, memory: int = 2**28) -> int:
 
 def mix(x: np.ndarray) -> np.ndarray:
     """uint64 -> uint64, one to one: the output function of SplitMix64 (Steele, Lea & Flood 2014, section 5)."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    x = x ^ (x >> np.uint64(30))
+    x *= np.uint64(0xBF58476D1CE4E5B9)  # in place from here on: tied rows spend their time here
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x
 
 
 def priority(seed: int, query: np.ndarray, item: np.ndarray) -> np.ndarray:
@@ -245,8 +248,8 @@ def _order(
         greater, equal, missed = _counts(scores, row, column, n_candidates)
         place = 1 + greater
         for at in np.flatnonzero((equal > 0) & ~missed):  # only rows where someone shares the true item's score
-            line = scores[row[at]]
-            beside = (line == line[column[at]]).nonzero()[:, 0].cpu().numpy()
+            line = scores[row[at]].cpu().numpy()
+            beside = np.flatnonzero(line == line[column[at]])
             place[at] += int((precedence(row[[at]], beside) > precedence(row[[at]], column[[at]])).sum())
         offsets = np.searchsorted(row, np.arange(rows + 1))
         ranks = Ranks(offsets, np.where(missed, 0, place), n_candidates, greater, equal, sampling)
