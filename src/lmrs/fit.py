@@ -325,7 +325,7 @@ class _Run:
         place = (number, progress.epoch, progress.step)
         whole = objective.corrupt(stage.view.collate(rows), self.vocab, generator(self.seed, "corrupt", *place))
         counts = objective.counts(whole)
-        optimizer.zero_grad(set_to_none=True)
+        modules.zero_grad(set_to_none=True)  # frozen parameters too: what an earlier stage left must not count in `clip`
         sums = dict.fromkeys(counts, 0.0)
         for at, part in enumerate(self._pieces(whole)):
             rng = _on(self.device, self.seed, "dropout", *place, self.group.rank, at)
