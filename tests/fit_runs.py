@@ -1,8 +1,7 @@
 """Tiny problems for `fit`, and a program that runs them in processes that may be killed anywhere.
 
-    python fit_runs.py JOBS.json
-
-runs the jobs of the file one after the other, each in a forked process, and prints one line of JSON for each.
+`python fit_runs.py` reads jobs from standard input, one line of JSON each, runs each in a forked process of its own and
+answers each with one line of JSON. `Runner` talks to it.
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -120,15 +119,20 @@ def watch(event: Callable[[str], None]) -> None:
 
 
 def run(job: dict, split: Split) -> dict:
-    """One fit. kill_at: the number of the event at which the process kills itself. signal_at: sends itself `signal` instead."""
+    """One fit of the system called job["system"] in the folder job["out"].
+
+    kill_at: the number of the event before which the process kills itself. signals: [number of the event, signal] pairs.
+    resume, checkpoint_every (3): passed on. Returns what `digest` says, the events and metrics.jsonl.
+    """
     events: list[str] = []
 
     def event(kind: str) -> None:
         events.append(kind)
         if len(events) - 1 == job.get("kill_at"):
             os.kill(os.getpid(), signal.SIGKILL)
-        if len(events) - 1 == job.get("signal_at"):
-            os.kill(os.getpid(), job["signal"])
+        for at, number in job.get("signals", []):
+            if len(events) - 1 == at:
+                os.kill(os.getpid(), number)
 
     watch(event)
     execution = Execution(device="cpu", checkpoint_every=job.get("checkpoint_every", 3))
@@ -158,8 +162,36 @@ def forked(job: dict, split: Split) -> dict:
     return json.loads(text) if status == 0 else {"killed": os.WTERMSIG(status)}
 
 
+def warm() -> None:
+    """Loads what the first update of a process loads, once for all forks (no backward pass: autograd's threads do not fork)."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
+    torch.optim.AdamW([parameter], fused=True).step()
+
+
+class Runner:
+    """The program, running; a context manager. Call it with a job (see `run`) to get its answer."""
+
+    def __enter__(self) -> Runner:
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        self.process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+        )
+        return self
+
+    def __call__(self, **job: object) -> dict:
+        self.process.stdin.write(json.dumps(job, default=str) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def __exit__(self, *error: object) -> None:
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait(10)
+
+
 if __name__ == "__main__":
     problem = tiny()
-    for job in json.loads(Path(sys.argv[1]).read_text()):
-        with suppress(BrokenPipeError):
-            print(json.dumps(forked(job, problem)), flush=True)
+    warm()
+    for line in sys.stdin:
+        print(json.dumps(forked(json.loads(line), problem)), flush=True)
