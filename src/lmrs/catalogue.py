@@ -27,9 +27,9 @@ READS = {
 class Entry:
     """One system.
 
-    name: what to type. about: its first sentence. cell: the survey's training-strategy cell, computed from the stages; survey: the one
-    the survey prints ("" if it does not name the system). data: what it reads. objectives: of each stage. task: what it answers.
-    options: keywords and their defaults. departures: what differs from the paper, in words.
+    name: what to type. about: its first sentence. cell: the survey's training-strategy cell, computed from the stages; survey:
+    the one the survey prints ("" if it does not name the system). data: what it reads. objectives: of each stage. task: what it
+    answers. options: keywords and their defaults. departures: what differs from the paper, in words.
     """
 
     name: str
@@ -65,7 +65,7 @@ def entry(name: str, function: Callable[..., System]) -> Entry:
         survey=system.paper.survey,
         data=("item sequences", *dict.fromkeys(READS[key] for key in settings.options(function) if key in READS)),
         objectives=_signals(name, function),
-        task="rank the next item",
+        task="next item",
         options={key: default for key, (_, default) in settings.options(function).items()},
         departures=rest.partition("Departures: ")[2],
     )

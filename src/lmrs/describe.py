@@ -44,14 +44,16 @@ def register() -> dict[str, type]:
 
 def _is_description(part: object) -> bool:
     """A frozen dataclass with equality: records of data (Rows) are frozen, too, but compare by identity."""
-    return inspect.isclass(part) and is_dataclass(part) and part.__dataclass_params__.frozen and part.__dataclass_params__.eq  # type: ignore[attr-defined]
+    if not inspect.isclass(part) or not is_dataclass(part):
+        return False
+    return vars(part)["__dataclass_params__"].frozen and part.__eq__ is not object.__eq__
 
 
 def to_json(value: object) -> Any:
     """JSON values that `from_json` turns back into an equal value.
 
-    value: a System or any part of one: dataclasses, tuples, text, numbers, True, False, None. Raises ContractError for anything else,
-    and for a class of the user's own that no file defines (typed at a prompt).
+    value: a System or any part of one: dataclasses, tuples, text, numbers, True, False, None. Raises ContractError for
+    anything else, and for a class of the user's own that no file defines (typed at a prompt).
     """
     if value is None or isinstance(value, bool | int | str):
         return value
@@ -89,18 +91,24 @@ def from_json(value: Any, *, forbidden: Path | None = None) -> Any:
             raise CheckpointError(needed=f"fields of {kind}", came=f"{name!r}", remedy=did_you_mean(name, names))
     for name, each in names.items():
         if name not in given and each.default is MISSING and each.default_factory is MISSING:
-            raise CheckpointError(needed=f"the field {name!r} of {kind}", came="none", remedy="save it again with this version of lmrs")
+            raise CheckpointError(
+                needed=f"the field {name!r} of {kind}", came="none", remedy="save it again with this version of lmrs"
+            )
     try:
         return part(**given)
     except (TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(needed=f"values that make a {kind}", came=str(error), remedy="save it again with this version") from error
+        raise CheckpointError(
+            needed=f"values that make a {kind}", came=str(error), remedy="save it again with this version"
+        ) from error
 
 
 def system_from_json(value: Any, *, forbidden: Path | None = None) -> System:
     """A System, checked to be one."""
     found = from_json(value, forbidden=forbidden)
     if not isinstance(found, System):
-        raise CheckpointError(needed="the description of a System", came=type(found).__name__, remedy="save the recommender again")
+        raise CheckpointError(
+            needed="the description of a System", came=type(found).__name__, remedy="save the recommender again"
+        )
     return found
 
 

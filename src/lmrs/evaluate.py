@@ -36,7 +36,8 @@ class Evaluation:
 
     measures: means over all queries, by name. intervals: 95 % bootstrap intervals (low, high) of those that are means over users.
     protocol, cost: the two cards. table: one row a query: query, user (id), targets, and one column for each measure by user.
-    facts: what else should be known (JSON numbers): queries answered without history, share asking for an item already seen, unknown items.
+    facts: what else should be known (JSON numbers): queries answered without history, share asking for an item already seen,
+    unknown items.
     """
 
     measures: dict[str, float]
@@ -78,8 +79,9 @@ def evaluate(
 ) -> Evaluation:
     """Rank the whole catalogue for every query of a part of a split, and measure.
 
-    asked: a Split, or Queries of one's own. Items are matched by id; unknown ones in a history are ignored, unknown ones to be found
-    are misses, and both are counted in `facts`. measures: names or values; "NDCG@10/99neg" ranks among drawn negatives and says so.
+    asked: a Split, or Queries of one's own. Items are matched by id; unknown ones in a history are ignored, unknown ones to be
+    found are misses, and both are counted in `facts`. measures: names or values; "NDCG@10/99neg" ranks among drawn negatives
+    and says so.
     part: "test" or "valid". seed: of ties, drawn negatives and resamples. cost: what the fit took (of a Fitted: known).
 
     Raises UserError for unknown measures and parts, DataError if no queries or hardly any known items are there.
@@ -130,8 +132,8 @@ def evaluate(
 def match(queries: Queries, recommender: Recommender) -> tuple[Queries, int, dict[str, float]]:
     """(the queries in the recommender's item numbers, how many items to be found it does not know, counts for the report).
 
-    Unknown items are left out of histories; as truth they get numbers from V on. Raises DataError if there are no queries, or if the
-    recommender knows none of the items.
+    Unknown items are left out of histories; as truth they get numbers from V on. Raises DataError if there are no queries, or
+    if the recommender knows none of the items.
     """
     if not len(queries):
         raise DataError(needed="at least one query", came="none", remedy="choose another split or more data")
@@ -158,9 +160,13 @@ def match(queries: Queries, recommender: Recommender) -> tuple[Queries, int, dic
     offsets = np.concatenate([[0], np.cumsum(np.bincount(query[kept], minlength=len(queries)))])
     stop = offsets[:-1] + np.bincount(query[kept & history], minlength=len(queries))
     own = Dataset(
-        dataset.name, vocab, item[kept].astype(np.int32), offsets, time=None if dataset.time is None else dataset.time[place][kept]
+        dataset.name,
+        vocab,
+        item[kept].astype(np.int32),
+        offsets,
+        time=None if dataset.time is None else dataset.time[place][kept],
     )
-    facts = {
+    facts: dict[str, float] = {
         "unknown_items": len(strange),
         "unknown_history_events": int((~kept).sum()),
         "unknown_targets": int((item[~history] >= vocab.n_items).sum()),

@@ -42,7 +42,7 @@ def use_threads(threads: int | None = None) -> int:
 
 
 def probes() -> dict[str, float]:
-    """Gigaflops of a 1024 x 1024 matrix product, fp32 and bf16, with the threads that are set; takes about a tenth of a second."""
+    """Gigaflops of a 1024 x 1024 matrix product, fp32 and bf16, with the threads that are set; about 0.1 s."""
     import torch
 
     found = {}

@@ -41,8 +41,8 @@ _BLOCK = 256
 class Recommendations:
     """The answer for one history: k items, best first (fewer if the catalogue ends).
 
-    ids, titles, scores: of the items; a title is the id where the catalogue has none. Scores order the items of one answer; they are no
-    probabilities, and two systems' scores cannot be compared.
+    ids, titles, scores: of the items; a title is the id where the catalogue has none. Scores order the items of one answer;
+    they are no probabilities, and two systems' scores cannot be compared.
     unknown: items of the history that the recommender does not know; they were ignored. unknown_excluded: the same of `exclude`.
     fallback: "" if the history was used, "training popularity" if nothing in it was known (or it was empty).
     """
@@ -69,7 +69,8 @@ class Recommender:
     """A trained system with its vocabulary and catalogue.
 
     system: what it is. vocab: with training counts. scorer, objective: what ranks, and how it is asked (None for controls).
-    items: catalogue table in vocab order, or None. name, settings: for reports. seeds: of the fit. about: how it came to be (JSON values).
+    items: catalogue table in vocab order, or None. name, settings: for reports. seeds: of the fit. about: how it came to be
+    (JSON values).
     notes: what a user should know about this copy (code that changed since it was saved).
     """
 
@@ -86,7 +87,10 @@ class Recommender:
 
     @classmethod
     def of(cls, fitted: Fitted, *, name: str = "", settings: dict[str, Any] | None = None) -> Recommender:
-        """The recommender that `fit` has trained. name: for reports (else the paper's); settings: its keywords (else the whole system)."""
+        """The recommender that `fit` has trained.
+
+        name: for reports (else the paper's). settings: the keywords of the system (else the whole system).
+        """
         return cls(
             system=fitted.system,
             vocab=fitted.vocab,
@@ -111,7 +115,8 @@ class Recommender:
     ) -> Recommendations:
         """The k best items for one history.
 
-        history: item ids, oldest first; of a long one the newest count (the view's max_len). Unknown ids are ignored and reported.
+        history: item ids, oldest first; of a long one the newest count (the view's max_len). Unknown ids are ignored and
+        reported.
         exclude: ids that must not come. exclude_seen: leave out the items of the whole history.
         Raises UserError for k < 1 and for ids that are neither text nor whole numbers.
         """
@@ -145,7 +150,12 @@ class Recommender:
                 fallback = "" if (number >= 0).any() else FALLBACK
                 out.append(
                     Recommendations(
-                        tuple(self.vocab.item_ids(items)), tuple(self.titles(items)), tuple(found.tolist()), unknown, strangers, fallback
+                        tuple(self.vocab.item_ids(items)),
+                        tuple(self.titles(items)),
+                        tuple(found.tolist()),
+                        unknown,
+                        strangers,
+                        fallback,
                     )
                 )
         return out
@@ -168,7 +178,7 @@ class Recommender:
             gap, size = found[:, :-1] - found[:, 1:], np.abs(found[:, :-1])
             with np.errstate(invalid="ignore"):
                 close = ((gap <= _NEAR * np.maximum(size, 1e-6)) & np.isfinite(found[:, 1:])).any(axis=1)
-            for row in np.flatnonzero(close):
+            for row in np.flatnonzero(close).tolist():
                 items[row], found[row] = (each[0] for each in self._top(rows.take(np.array([row])), banned, k, exclude_seen))
         out = []
         for row in range(len(rows)):
@@ -204,7 +214,9 @@ class Recommender:
 
         folder = Path(folder)
         if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-            raise StorageError(needed=f"a new folder at {folder}", came="something that is no recommender", remedy="choose another")
+            raise StorageError(
+                needed=f"a new folder at {folder}", came="something that is no recommender", remedy="choose another"
+            )
         with storage(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
             work = folder.parent / f".saving-{folder.name}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -362,7 +374,9 @@ def _verify(folder: Path) -> None:
         expected = [(name, manifest["files"][name]["size"], manifest["files"][name]["sha256"]) for name in FILES]
     except FileNotFoundError as error:
         raise CheckpointError(
-            needed=f"a saved recommender at {folder}", came="a folder without manifest.json", remedy="finish the fit (lmrs fit ... --resume)"
+            needed=f"a saved recommender at {folder}",
+            came="a folder without manifest.json",
+            remedy="finish the fit (lmrs fit ... --resume)",
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _bad(folder / MANIFEST, "a manifest", "a damaged one") from error

@@ -37,7 +37,8 @@ class Data:
 
     source: a name or a path, as `sources.load` takes it. columns, lenient, drop_duplicates, time_unit: as there.
     core: keep users and items with at least so many events (0: all). split: "leave-one-out", "time" or "user".
-    valid_from, test_from: of the splits by time and by user, a share of the events (users) in (0, 1) or, by time, a date such as "2020-01-31".
+    valid_from, test_from: of the splits by time and by user, a share of the events (users) in (0, 1) or, by time, a date such
+    as "2020-01-31".
     """
 
     source: str
@@ -53,7 +54,11 @@ class Data:
     def load(self) -> Dataset:
         """The events. Raises DataError as `sources.load` does."""
         found = sources.load(
-            self.source, columns=self.columns, lenient=self.lenient, drop_duplicates=self.drop_duplicates, time_unit=self.time_unit
+            self.source,
+            columns=self.columns,
+            lenient=self.lenient,
+            drop_duplicates=self.drop_duplicates,
+            time_unit=self.time_unit,
         )
         return split.k_core(found, users=self.core, items=self.core) if self.core > 1 else found
 
@@ -67,7 +72,9 @@ class Data:
             case "user":
                 valid, test = _share(self.valid_from), _share(self.test_from)
                 return split.by_user(dataset, valid=test - valid, test=1 - test)
-        raise UserError(needed=f"a split among {', '.join(SPLITS)}", came=repr(self.split), remedy=did_you_mean(self.split, SPLITS))
+        raise UserError(
+            needed=f"a split among {', '.join(SPLITS)}", came=repr(self.split), remedy=did_you_mean(self.split, SPLITS)
+        )
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,9 @@ def read_record(folder: Path) -> Record:
         found = json.loads(file.read_bytes())
         return Record(**{**found, "data": Data(**found["data"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(needed=f"a run record of this version in {file}", came=str(error)[:120], remedy="fit again") from error
+        raise CheckpointError(
+            needed=f"a run record of this version in {file}", came=str(error)[:120], remedy="fit again"
+        ) from error
 
 
 def train(
@@ -132,8 +141,9 @@ def train(
 ) -> Evaluation:
     """Fit a system, save the recommender, evaluate it on the test part; everything goes into the folder `out`.
 
-    system: a catalogue name or "file.py:function"; given: its keywords that are not defaults. loaded: the data, if it is there already.
-    Raises UserError if `out` holds another run (naming what differs) or one that was not to be resumed, and whatever fit raises.
+    system: a catalogue name or "file.py:function"; given: its keywords that are not defaults. loaded: the data, if it is there
+    already. Raises UserError if `out` holds another run (naming what differs) or one that was not to be resumed, and whatever
+    fit raises.
     """
     reporter = reporter or Reporter(quiet=True)
     function = settings.find(system)
@@ -166,7 +176,9 @@ def train(
     return found
 
 
-def again(folder: Path, *, measures: Sequence[str] = MEASURES, data: Data | None = None, part: str = "test", **how: Any) -> Evaluation:
+def again(
+    folder: Path, *, measures: Sequence[str] = MEASURES, data: Data | None = None, part: str = "test", **how: Any
+) -> Evaluation:
     """Evaluate a saved run: on its own data, or on other `data`.
 
     how: seed and device of the evaluation, and its reporter. Raises DataError if the run's own data has changed since the fit.
@@ -223,7 +235,9 @@ def _check_folder(out: Path, record: Record, resume: bool) -> None:
     if not resume:
         if not (out / MODEL).is_dir() and not any((out / "checkpoints").glob("step-*")):
             return  # that run failed before it had anything to keep
-        raise UserError(needed=f"an empty run folder: {out}", came="one with a run in it", remedy="add --resume, or choose another --out")
+        raise UserError(
+            needed=f"an empty run folder: {out}", came="one with a run in it", remedy="add --resume, or choose another --out"
+        )
     before = read_record(out)
     changed = [
         f"{name} was {_short(old)}, is {_short(new)}"
@@ -266,4 +280,3 @@ def _moment(text: str) -> float | str:
         return _share(text)
     except UserError:
         return text
-

@@ -25,11 +25,15 @@ def find(name: str) -> Callable[..., System]:
     path, colon, function = name.rpartition(":")
     if colon or name.endswith(".py"):
         module = load_file(path if colon else name)
-        offered = {key: value for key, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == module.__name__}
+        offered = {
+            key: value for key, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == module.__name__
+        }
         if function not in offered:
             came = f"{function!r}" if colon else "no function"
             raise UserError(
-                needed=f"a function of {path or name}", came=came, remedy=did_you_mean(function, offered) if offered else "define one"
+                needed=f"a function of {path or name}",
+                came=came,
+                remedy=did_you_mean(function, offered) if offered else "define one",
             )
         return offered[function]
     key = name.lower().replace("_", "-")
@@ -57,7 +61,7 @@ def options(function: Callable[..., System]) -> dict[str, tuple[Any, Any]]:
 def parse(function: Callable[..., System], pairs: Iterable[str]) -> dict[str, Any]:
     """Keywords from texts such as "dim=64", "loss=bce", "stride=none", "features=genres,director".
 
-    Raises UserError for a text without "=", an unknown keyword (nearest ones shown), one given twice, and a value of another type.
+    Raises UserError for a text without "=", an unknown keyword (nearest shown), one given twice, and a value of another type.
     """
     known, found = options(function), {}
     for pair in pairs:
@@ -67,7 +71,9 @@ def parse(function: Callable[..., System], pairs: Iterable[str]) -> dict[str, An
             raise UserError(needed="settings such as dim=64", came=repr(pair), remedy="write NAME=VALUE")
         if name not in known:
             raise UserError(
-                needed=f"a setting of {function.__name__}", came=repr(name), remedy=did_you_mean(name, known) if known else "it has none"
+                needed=f"a setting of {function.__name__}",
+                came=repr(name),
+                remedy=did_you_mean(name, known) if known else "it has none",
             )
         if name in found:
             raise UserError(needed="every setting once", came=f"{name} twice", remedy="leave one out")

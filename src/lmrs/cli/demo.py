@@ -9,7 +9,9 @@ from lmrs.cli import options
 
 @click.command()
 @click.option("--data", default="movielens-100k", show_default=True, metavar="NAME_OR_PATH", help="Other data.")
-@click.option("--out", default="runs/demo", show_default=True, metavar="FOLDER", type=click.Path(file_okay=False), help="Where runs go.")
+@click.option(
+    "--out", default="runs/demo", show_default=True, metavar="FOLDER", type=click.Path(file_okay=False), help="Where runs go."
+)
 @click.option("--minutes", default=4.0, show_default=True, help="About how long to train in all; less is quicker and worse.")
 @click.option("--seed", default=0, show_default=True, help="Of everything that is drawn.")
 @options.threads

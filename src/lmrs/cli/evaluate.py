@@ -15,7 +15,12 @@ from lmrs.cli import options
 @options.measure
 @click.option("--part", type=click.Choice(["test", "valid"]), default="test", show_default=True, help="Which queries.")
 @options.data_options(required=False)
-@click.option("--out", metavar="FOLDER", type=click.Path(file_okay=False), help="Where to write the report [default: RUN; with --data nowhere].")
+@click.option(
+    "--out",
+    metavar="FOLDER",
+    type=click.Path(file_okay=False),
+    help="Where to write the report [default: RUN; with --data nowhere].",
+)
 @click.option("--seed", type=int, help="Of ties, negatives and intervals [default: the run's].")
 @options.device
 @options.threads
@@ -65,11 +70,9 @@ def evaluate(
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))
         return
-    from rich.console import Console
-
     from lmrs.cli import show
 
-    console = Console()
+    console = show.console()
     console.print(show.evaluation(found))
     for line in show.facts(found):
         console.print(line, highlight=False)

@@ -14,13 +14,17 @@ from lmrs.cli import options
 @click.argument("system")
 @options.data_options(required=True)
 @click.option("--out", required=True, metavar="RUN", type=click.Path(file_okay=False), help="Folder of the run; it is made.")
-@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="A keyword of the system, such as dim=64; may be repeated.")
+@click.option(
+    "--set", "pairs", multiple=True, metavar="KEY=VALUE", help="A keyword of the system, such as dim=64; may be repeated."
+)
 @click.option("--seed", default=0, show_default=True, help="Of everything that is drawn.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in RUN.")
 @options.measure
 @options.device
 @options.threads
-@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True, help="Of matrix products in the fit.")
+@click.option(
+    "--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True, help="Of matrix products in the fit."
+)
 @click.option("--micro-batch", type=click.IntRange(min=1), help="Rows of a forward pass, if a whole batch does not fit.")
 @click.option("--checkpoint-every", type=click.IntRange(min=1), default=500, show_default=True, help="Steps between checkpoints.")
 @options.quiet
@@ -74,11 +78,9 @@ def fit(
     if as_json:
         click.echo(json.dumps({"run": out, **found.to_dict()}, indent=2))
         return
-    from rich.console import Console
-
     from lmrs.cli import show
 
-    console = Console()
+    console = show.console()
     console.print(show.evaluation(found))
     for line in show.facts(found):
         console.print(line, highlight=False)

@@ -19,22 +19,36 @@ threads = click.option("--threads", type=int, help="Threads to compute with [def
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 quiet = click.option("--quiet", is_flag=True, help="No progress.")
 measure = click.option(
-    "--measure", "measures", multiple=True, metavar="NAME", help="What to measure, such as NDCG@10 or NDCG@10/99neg; may be repeated."
+    "--measure",
+    "measures",
+    multiple=True,
+    metavar="NAME",
+    help="What to measure, such as NDCG@10 or NDCG@10/99neg; may be repeated.",
 )
 
 
 def data_options(required: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """--data and how to read and divide it."""
     each = (
-        click.option("--data", required=required, metavar="NAME_OR_PATH", help="A source (see lmrs data list) or your file or folder."),
+        click.option(
+            "--data", required=required, metavar="NAME_OR_PATH", help="A source (see lmrs data list) or your file or folder."
+        ),
         click.option("--column", "columns", multiple=True, metavar="ROLE=NAME", help="Name a column, such as user=customer_id."),
         click.option("--lenient", is_flag=True, help="Set malformed rows aside instead of stopping at the first."),
         click.option("--drop-duplicates", is_flag=True, help="Keep the first of equal events."),
-        click.option("--time-unit", type=click.Choice(["s", "ms", "us", "ns"]), help="Unit of numeric times [default: told by size]."),
-        click.option("--core", type=click.IntRange(min=0), default=0, show_default=True, help="Least events of each user and item."),
+        click.option(
+            "--time-unit", type=click.Choice(["s", "ms", "us", "ns"]), help="Unit of numeric times [default: told by size]."
+        ),
+        click.option(
+            "--core", type=click.IntRange(min=0), default=0, show_default=True, help="Least events of each user and item."
+        ),
         click.option("--split", default="leave-one-out", show_default=True, help="leave-one-out, time or user."),
-        click.option("--valid-from", default="0.8", show_default=True, help="Where validation begins: a share, or a date (by time)."),
-        click.option("--test-from", default="0.9", show_default=True, help="Where the test begins: a share, or a date (by time)."),
+        click.option(
+            "--valid-from", default="0.8", show_default=True, help="Where validation begins: a share, or a date (by time)."
+        ),
+        click.option(
+            "--test-from", default="0.9", show_default=True, help="Where the test begins: a share, or a date (by time)."
+        ),
     )
 
     def wrap(function: Callable[..., Any]) -> Callable[..., Any]:

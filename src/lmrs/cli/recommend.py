@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("run")
 @click.option("--history", metavar="ID,ID,...", help="Item ids, oldest first, joined by commas.")
-@click.option("--item", "items", multiple=True, metavar="ID", help="One more item of the history (for ids with commas); may be repeated.")
+@click.option(
+    "--item", "items", multiple=True, metavar="ID", help="One more item of the history (for ids with commas); may be repeated."
+)
 @click.option("--user", metavar="USER", help="Take the history of this user from the run's data.")
 @click.option("-k", "k", default=10, show_default=True, help="How many.")
 @click.option("--exclude", multiple=True, metavar="ID", help="An item that must not come; may be repeated.")
@@ -46,11 +48,14 @@ def recommend(
     if (history is not None or items) and user is not None:
         raise UserError(needed="--history (with --item) or --user", came="both", remedy="leave one out")
     if history is None and not items and user is None:
-        raise UserError(needed="a history", came="none", remedy='add --history ID,ID,... or --user USER (--history "" asks for a newcomer)')
+        raise UserError(
+            needed="a history", came="none", remedy='add --history ID,ID,... or --user USER (--history "" asks for a newcomer)'
+        )
     folder = Path(run)
+    notes: list[str] = []
     recommender = Recommender.load(folder if (folder / MANIFEST).is_file() else folder / "model")
     if user is not None:
-        asked, notes = _events_of(folder, user), []
+        asked = _events_of(folder, user)
     else:
         given = [text.strip() for text in (history or "").split(",") if text.strip()] + list(items)
         asked, notes = _by_title(recommender, given)
@@ -64,7 +69,7 @@ def recommend(
 
     from lmrs.cli import show
 
-    console, errors = Console(), Console(stderr=True)
+    console, errors = show.console(), Console(stderr=True)
     for line in [*notes, *show.remarks(found)]:
         errors.print(line, highlight=False, markup=False)
     console.print(show.recommendations(found))

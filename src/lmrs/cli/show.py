@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from lmrs.cards import Cost, Protocol
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from lmrs.evaluate import Evaluation
@@ -17,7 +19,12 @@ def evaluation(found: Evaluation) -> Table:
     """Measures with their intervals, the protocol as title, the cost as caption."""
     from rich.table import Table
 
-    out = Table(title=f"{found.protocol.system}: {protocol(found.protocol)}", caption=cost(found.cost), title_justify="left", caption_justify="left")
+    out = Table(
+        title=f"{found.protocol.system}: {protocol(found.protocol)}",
+        caption=cost(found.cost),
+        title_justify="left",
+        caption_justify="left",
+    )
     out.add_column("measure")
     out.add_column("value", justify="right")
     out.add_column("95 % interval", justify="right")
@@ -25,6 +32,13 @@ def evaluation(found: Evaluation) -> Table:
         bounds = found.intervals.get(name)
         out.add_row(name, f"{value:.4f}", "" if bounds is None else f"{bounds[0]:.4f} .. {bounds[1]:.4f}")
     return out
+
+
+def console() -> Console:
+    """Standard output: as wide as the terminal, and 120 columns where there is none."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=120)
 
 
 def protocol(card: Protocol) -> str:
@@ -63,8 +77,8 @@ def facts(found: Evaluation) -> list[str]:
     lines = []
     if told.get("unknown_items"):
         lines.append(
-            f"{told['unknown_items']:,.0f} items are unknown to the recommender: {told['unknown_history_events']:,.0f} events of histories "
-            f"were ignored, {told['unknown_targets']:,.0f} items to be found count as misses"
+            f"{told['unknown_items']:,.0f} items are unknown to the recommender: {told['unknown_history_events']:,.0f} events of "
+            f"histories were ignored, {told['unknown_targets']:,.0f} items to be found count as misses"
         )
     if told.get("without_history"):
         lines.append(f"{told['without_history']:,.0f} queries had no known history and got training popularity")

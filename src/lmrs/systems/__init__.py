@@ -36,6 +36,6 @@ CATALOGUE: dict[str, Callable[..., System]] = {
 }
 
 __all__ = [
-    "CATALOGUE", "bert4rec", "caser", "ease", "esasrec", "gru4rec", "item_knn", "markov", "popularity", "recent_popularity", "s3rec",
-    "sasrec", "transformers4rec",
+    "CATALOGUE", "bert4rec", "caser", "ease", "esasrec", "gru4rec", "item_knn", "markov", "popularity", "recent_popularity",
+    "s3rec", "sasrec", "transformers4rec",
 ]  # fmt: skip

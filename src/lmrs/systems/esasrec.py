@@ -33,12 +33,17 @@ def esasrec(
     stride, jitter: read a history longer than max_len as windows (views.ItemSequence) instead of its last max_len items alone.
 
     Departures: negatives are shared by the batch and corrected for how likely they were drawn (paper: drawn for each position, no
-    correction); weights start from a cut normal (.02); the sizes are this catalogue's, so that systems can be compared (paper: tuned).
+    correction); weights start from a cut normal (.02); the sizes are this catalogue's, so that systems can be compared (paper:
+    tuned).
     """
     sequence = views.ItemSequence(max_len=max_len, stride=stride, jitter=jitter)
     return System(
         paper=Paper(
-            "eSASRec: Enhancing Transformer-based Recommendations in a Modular Fashion", "Tikhonovich et al.", 2025, "RecSys", "2508.06450"
+            "eSASRec: Enhancing Transformer-based Recommendations in a Modular Fashion",
+            "Tikhonovich et al.",
+            2025,
+            "RecSys",
+            "2508.06450",
         ),
         model=models.Transformer(
             dim=dim, layers=layers, heads=heads, max_len=max_len, dropout=dropout, block=models.Gated(expand=expand)
