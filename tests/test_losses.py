@@ -250,7 +250,7 @@ def test_bpr_max_is_the_equation(shared):
     agree(found, wanted, states, table, own)
 
 
-@pytest.mark.parametrize("loss", [SampledSoftmax(), BCE(), GBCE(), BPRMax()])
+@pytest.mark.parametrize("loss", [SampledSoftmax(), BCE(), GBCE()])
 def test_losses_with_negatives_by_finite_differences(loss):
     states, table, own, target = problem(bias=True)
     drawn = per_position()

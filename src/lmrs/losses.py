@@ -121,7 +121,7 @@ class SampledSoftmax:
     s'(j) = s(j) - log E[number of draws of j] for negatives, s'(i) = s(i) for the target, negatives equal to the target are left
     out: the denominator is then an unbiased estimate of that of the full softmax (Bengio & Senecal 2008, importance sampling).
     logq=False gives the uncorrected form that many libraries call sampled softmax. With uniform draws the correction adds
-    log(V / K) to all negatives. Correcting the target too, as in-batch schemes do (Yi et al. 2019), would cancel under uniform draws.
+    log(V / K) to all negatives. Correcting the target too (Yi et al. 2019) would cancel under uniform draws.
     """
 
     negatives: Negatives = Uniform(k=256, shared=True)  # noqa: RUF009 - a frozen value
