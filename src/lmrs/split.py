@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from lmrs.dataset import TIE_RULE, Dataset
 from lmrs.errors import DataError, SealedError
@@ -145,3 +147,169 @@ def leave_one_out(dataset: Dataset, *, max_valid: int | None = None) -> Split:
         sealed_test=Queries(dataset, users, end[users] - 1, end[users]),
         about={"split": "leave-one-out", "ties": TIE_RULE, "max_valid": max_valid, "short_users": int((lengths < 3).sum())},
     )
+
+
+def by_time(dataset: Dataset, *, valid_from: float, test_from: float, next_only: bool = False) -> Split:
+    """Global time: every event from `test_from` on is test, from `valid_from` on validation, earlier ones training.
+
+    One query a user and part: the user's events of that part are the truth, everything of the user before it is the history
+    (possibly nothing: a user who is new). Times within a tie fall on one side, so max(train times) < min(valid times) <
+    min(test times): no model is fitted on anything that happened after a question was asked.
+
+    valid_from, test_from: microseconds since the epoch, or fractions in (0, 1) of the events in order of time (0.8 and 0.9: the
+        last tenth is test; ties make the parts a little larger or smaller). valid_from < test_from.
+    next_only: the truth is only the first event of the part; otherwise all of them.
+
+    Raises DataError for a dataset without times, or if a part is empty.
+    """
+    if dataset.time is None:
+        raise DataError(
+            needed="times for a split by time",
+            came=f"{dataset.name}, which knows only the order",
+            remedy="use split.leave_one_out",
+        )
+    given = {"valid_from": valid_from, "test_from": test_from}
+    moments = {}
+    for name, value in given.items():
+        if 0 < value < 1:
+            at = min(int(value * dataset.n_events), dataset.n_events - 1)
+            moments[name] = int(np.partition(dataset.time, at)[at])
+        elif value >= 1:
+            moments[name] = int(value)
+        else:
+            raise DataError(needed=f"{name} as a fraction in (0, 1) or microseconds", came=str(value), remedy="such as 0.8")
+    if moments["valid_from"] >= moments["test_from"]:
+        raise DataError(
+            needed="valid_from before test_from",
+            came=f"{moments['valid_from']} and {moments['test_from']}",
+            remedy="move them apart",
+        )
+    stop = _before(dataset, moments["valid_from"])
+    middle = _before(dataset, moments["test_from"])
+    end = dataset.offsets[1:]
+    parts = {
+        "training": int((stop - dataset.offsets[:-1]).sum()),
+        "validation": int((middle - stop).sum()),
+        "test": int((end - middle).sum()),
+    }
+    for name, events in parts.items():
+        if not events:
+            low, high = int(dataset.time.min()), int(dataset.time.max())
+            raise DataError(
+                needed=f"events in the {name} part", came=f"none; times reach from {low} to {high}", remedy="move the moments"
+            )
+    return Split(
+        dataset=dataset,
+        train=Train(dataset, stop),
+        valid=_spans(dataset, stop, middle, next_only=next_only),
+        sealed_test=_spans(dataset, middle, end, next_only=next_only),
+        about={"split": "global time", "ties": TIE_RULE, "given": given, **moments, "next_only": next_only, "events": parts},
+    )
+
+
+def _before(dataset: Dataset, moment: int) -> np.ndarray:
+    """int64[U]: end of each user's events before a moment (a user's times rise, so counting is enough)."""
+    assert dataset.time is not None
+    early = np.concatenate([[0], np.cumsum(dataset.time < moment)])
+    return dataset.offsets[:-1] + early[dataset.offsets[1:]] - early[dataset.offsets[:-1]]
+
+
+def _spans(dataset: Dataset, start: np.ndarray, end: np.ndarray, *, next_only: bool) -> Queries:
+    users = np.flatnonzero(end > start)
+    return Queries(dataset, users, start[users], start[users] + 1 if next_only else end[users])
+
+
+def by_user(dataset: Dataset, *, valid: float = 0.1, test: float = 0.1, seed: int = 0) -> Split:
+    """Whole users are held out: a model is asked about people it never saw, the last event of each given the ones before it.
+
+    valid, test: shares of the users with at least two events, drawn by `seed`; both > 0, their sum < 1. All other users
+    train with all their events. Raises DataError if a part would be empty.
+    """
+    if not (valid > 0 and test > 0 and valid + test < 1):
+        raise DataError(
+            needed="shares valid > 0, test > 0 with a sum below 1", came=f"{valid} and {test}", remedy="such as 0.1 and 0.1"
+        )
+    users = np.random.default_rng([seed, 3]).permutation(np.flatnonzero(dataset.lengths >= 2))
+    n_valid, n_test = round(valid * len(users)), round(test * len(users))
+    if not (n_valid and n_test and n_valid + n_test < len(users)):
+        raise DataError(
+            needed="users enough for three parts", came=f"{len(users)} with two events or more", remedy="use more data"
+        )
+    held = np.sort(users[:n_test]), np.sort(users[n_test : n_test + n_valid])
+    stop, end = dataset.offsets[1:].copy(), dataset.offsets[1:]
+    for group in held:
+        stop[group] = dataset.offsets[group]
+    return Split(
+        dataset=dataset,
+        train=Train(dataset, stop),
+        valid=Queries(dataset, held[1], end[held[1]] - 1, end[held[1]]),
+        sealed_test=Queries(dataset, held[0], end[held[0]] - 1, end[held[0]]),
+        about={"split": "by user", "ties": TIE_RULE, "valid": valid, "test": test, "seed": seed},
+    )
+
+
+def k_core(dataset: Dataset, *, users: int = 5, items: int = 5) -> Dataset:
+    """The largest part in which every user has `users` events and every item `items`, found by removing until nothing changes.
+
+    Order, ties and repeats stay; the vocabulary, the item and user tables, attributes and edges shrink with it (edges keep all
+    rows; ends that are no longer items lose their number). Counting looks at all events, so a k-core knows of the test part: it
+    defines the data, it is no model. Raises DataError if nothing is left.
+    """
+    owner = np.repeat(np.arange(dataset.n_users), dataset.lengths)
+    keep = np.arange(dataset.n_events)
+    while True:
+        few = np.bincount(owner[keep], minlength=dataset.n_users) < users
+        rare = np.bincount(dataset.item[keep], minlength=dataset.n_items) < items
+        good = ~few[owner[keep]] & ~rare[dataset.item[keep]]
+        if good.all():
+            break
+        keep = keep[good]
+    if not len(keep):
+        raise DataError(needed=f"a {users},{items}-core of {dataset.name}", came="nothing", remedy="ask for fewer events")
+    kept_users, kept_items = np.flatnonzero(~few), np.flatnonzero(~rare)
+    number = np.full(dataset.n_items, -1, np.int32)
+    number[kept_items] = np.arange(len(kept_items))
+    ids, vocab = pa.array(kept_items), dataset.vocab
+    counts = np.bincount(owner[keep], minlength=dataset.n_users)[kept_users]
+
+    def pick(array: np.ndarray | None) -> np.ndarray | None:
+        return None if array is None else array[keep]
+
+    return replace(
+        dataset,
+        vocab=replace(
+            vocab,
+            items=vocab.items.take(ids),
+            users=vocab.users.take(pa.array(kept_users)),
+            attributes={name: attribute.take(kept_items) for name, attribute in vocab.attributes.items()},
+        ),
+        item=number[dataset.item[keep]],
+        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        time=pick(dataset.time),
+        rating=pick(dataset.rating),
+        type=pick(dataset.type),
+        items=None if dataset.items is None else dataset.items.take(ids),
+        users=None if dataset.users is None else dataset.users.take(pa.array(kept_users)),
+        edges=None if dataset.edges is None else _renumbered(dataset.edges, number),
+        about=dataset.about
+        | {
+            "k_core": {
+                "users": users,
+                "items": items,
+                "events_removed": dataset.n_events - len(keep),
+                "users_removed": dataset.n_users - len(kept_users),
+                "items_removed": dataset.n_items - len(kept_items),
+            }
+        },
+    )
+
+
+def _renumbered(edges: pa.Table, number: np.ndarray) -> pa.Table:
+    """Edges with their item numbers mapped (null stays null, a number that is gone becomes null)."""
+    for end in ("head_item", "tail_item"):
+        if end in edges.column_names:
+            old = edges.column(end).combine_chunks()
+            new = number[pc.fill_null(old, 0).to_numpy(zero_copy_only=False)]
+            gone = pc.is_null(old).to_numpy(zero_copy_only=False) | (new < 0)
+            edges = edges.set_column(edges.column_names.index(end), end, pa.array(new, pa.int32(), mask=gone))
+    return edges

@@ -48,6 +48,16 @@ class Attributes:
         """The values of one item, as text."""
         return self.names.take(pa.array(self.values[self.offsets[item] : self.offsets[item + 1]])).to_pylist()
 
+    def take(self, items: np.ndarray) -> Attributes:
+        """The attributes of some items, in the order given; values that none of them has are dropped."""
+        sizes = np.diff(self.offsets)[items]
+        first = np.cumsum(sizes) - sizes
+        values = self.values[np.arange(sizes.sum()) - np.repeat(first, sizes) + np.repeat(self.offsets[items], sizes)]
+        used, renumbered = np.unique(values, return_inverse=True)
+        return Attributes(
+            self.names.take(pa.array(used)), np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), renumbered.astype(np.int32)
+        )
+
     def __repr__(self) -> str:
         return f"<Attributes: {self.count:,} values, {len(self.values):,} on {len(self.offsets) - 1:,} items>"
 

@@ -44,7 +44,7 @@ def ids(array: pa.Array) -> tuple[pa.Array, Bad]:
     elif pa.types.is_boolean(kind) or pa.types.is_temporal(kind) or pa.types.is_decimal(kind):
         array = array.cast(pa.large_string())
     else:
-        raise DataError(needed="ids that are text or integers", came=str(kind), remedy="choose another column with --columns")
+        raise DataError(needed="ids that are text or integers", came=str(kind), remedy="choose another column with --column")
     return array, bad
 
 
@@ -72,7 +72,7 @@ def _numbers(array: pa.Array) -> tuple[np.ndarray, Bad]:
         array = pc.fill_null(array, "" if pa.types.is_large_string(array.type) else pa.scalar(0).cast(array.type))
     if not pa.types.is_large_string(array.type):
         if not (pa.types.is_integer(array.type) or pa.types.is_floating(array.type) or pa.types.is_decimal(array.type)):
-            raise DataError(needed="a column of numbers", came=str(array.type), remedy="choose another column with --columns")
+            raise DataError(needed="a column of numbers", came=str(array.type), remedy="choose another column with --column")
         if pa.types.is_decimal(array.type):
             array = array.cast(pa.float64())
         return array.to_numpy(zero_copy_only=False), bad
@@ -124,7 +124,7 @@ class Clock:
         bad = {"missing": pc.is_null(array).to_numpy(zero_copy_only=False)} if array.null_count else {}
         kind = array.type
         if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
-            raise DataError(needed="a column of points in time", came=str(kind), remedy="choose another column with --columns")
+            raise DataError(needed="a column of points in time", came=str(kind), remedy="choose another column with --column")
         micros = pc.fill_null(array.cast(pa.timestamp("us"), safe=False).cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
         return micros, bad | _range(micros, 1_000_000)
 

@@ -70,7 +70,7 @@ def roles(names: list[str], *, given: Mapping[str, str], where: str) -> dict[str
     for role in ("user", "item"):
         if role not in found:
             close = dict.fromkeys(hit for word in ROLES[role][:4] for hit in nearest(word, free, n=1))
-            hint = " or ".join(f"--columns {role}={name}" for name in list(close)[:2] or ["NAME"])
+            hint = " or ".join(f"--column {role}={name}" for name in list(close)[:2] or ["NAME"])
             raise DataError(needed=f"a column for {role} in {where}", came=_list(names), remedy=f"say which with {hint}")
     return found
 

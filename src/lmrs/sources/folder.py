@@ -97,7 +97,7 @@ def _nothing(folder: Path, tables: dict[str, Path]) -> DataError:
     return DataError(
         needed=f"a table of interactions (columns for user and item) in {folder}",
         came=came,
-        remedy="this version reads interactions only; name one interactions.csv, or say the columns with --columns",
+        remedy="this version reads interactions only; name one interactions.csv, or say the columns with --column",
     )
 
 
