@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+
+import pytest
 
 from lmrs import losses, measures, models, negatives, objectives, sources, systems, taxonomy, views
+from lmrs.dataset import Dataset
 from lmrs.testing import (
     ControlTests,
     LossTests,
@@ -283,3 +287,85 @@ class TestSASRecSystem(SystemTests):
 class TestBERT4RecSystem(SystemTests):
     part = staticmethod(systems.bert4rec)
     options = SMALL
+
+
+class TestESASRecSystem(SystemTests):
+    part = staticmethod(systems.esasrec)
+    options = {**SMALL, "negatives": 6}
+
+
+class TestGRU4RecSystem(SystemTests):
+    part = staticmethod(systems.gru4rec)
+    options = {"dim": 8, "max_len": 9}
+
+
+class TestCaserSystem(SystemTests):
+    part = staticmethod(systems.caser)
+    options = {"dim": 8, "window": 3, "horizontal": 4, "max_len": 9}
+
+
+class TestTransformers4RecSystem(SystemTests):
+    part = staticmethod(systems.transformers4rec)
+    options = {**SMALL, "item_dim": 6, "features": ("genres",)}
+
+
+class TestTransformers4RecReplacedSystem(SystemTests):
+    part = staticmethod(systems.transformers4rec)
+    options = {**SMALL, "item_dim": 6, "objective": "replaced"}
+
+
+class TestS3RecSystem(SystemTests):
+    part = staticmethod(systems.s3rec)
+    options = SMALL
+    cell = taxonomy.WHOLE
+
+
+class TestPopularitySystem(SystemTests):
+    part = staticmethod(systems.popularity)
+    cell = taxonomy.CONTROL
+
+
+class TestRecentPopularitySystem(SystemTests):
+    part = staticmethod(systems.recent_popularity)
+    cell = taxonomy.CONTROL
+
+
+class TestMarkovSystem(SystemTests):
+    part = staticmethod(systems.markov)
+    cell = taxonomy.CONTROL
+
+
+class TestItemKNNSystem(SystemTests):
+    part = staticmethod(systems.item_knn)
+    cell = taxonomy.CONTROL
+
+
+class TestEASESystem(SystemTests):
+    part = staticmethod(systems.ease)
+    cell = taxonomy.CONTROL
+
+
+# -- sources -------------------------------------------------------------------------------------------------------------
+
+
+class TestSynthetic(SourceTests):
+    def load(self) -> Dataset:
+        return sources.synthetic(users=20, items=9, length=6, spread=2)
+
+
+class TestOwnFolder(SourceTests):
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path: Path) -> None:
+        events = [
+            "user,item,timestamp",
+            "a,01,1000000300",
+            "b,1,1000000100",
+            "a,1,1000000200",
+            "b,é,1000000100",
+            "a,nan,1000000300",
+        ]
+        (tmp_path / "interactions.csv").write_text("\n".join(events) + "\n", encoding="utf-8")
+        self.path = tmp_path
+
+    def load(self) -> Dataset:
+        return sources.load(str(self.path), cache=self.path / "cache")

@@ -49,7 +49,10 @@ class LossTests:
         whole = self.part.charge(states, output, target, drawn)
         assert whole.ndim == 0
         assert whole > 0
-        each = [self.part.charge(states[at : at + 1], output, target[at : at + 1], self.some(drawn, slice(at, at + 1))) for at in range(M)]
+        each = [
+            self.part.charge(states[at : at + 1], output, target[at : at + 1], self.some(drawn, slice(at, at + 1)))
+            for at in range(M)
+        ]
         assert torch.allclose(torch.stack(each).sum(), whole, rtol=1e-10, atol=0), "the parts do not add up to the whole"
 
     def test_no_position_costs_nothing(self) -> None:

@@ -92,8 +92,8 @@ class MeasureTests:
         place = np.arange(len(some.rank)) - some.offsets[:-1][some.query]
         best, none = (made(some.offsets, rank, self.part) for rank in (place + 1, np.zeros_like(place)))
         top, bottom, middle = (self.part(given) for given in (best, none, some))  # type: ignore[call-arg, arg-type]
-        assert (top >= middle - 1e-12).all()
-        assert (bottom <= middle + 1e-12).all()
+        assert np.all(top >= middle - 1e-12)
+        assert np.all(bottom <= middle + 1e-12)
 
     def test_moving_a_true_item_up_never_lowers_it(self) -> None:
         if self.part.reads != "ranks":
@@ -107,7 +107,7 @@ class MeasureTests:
                     continue  # the place above is taken by another true item
                 rank = some.rank.copy()
                 rank[at] -= 1
-                assert (self.part(made(some.offsets, rank, self.part)) >= before - 1e-12).all()  # type: ignore[call-arg, arg-type]
+                assert np.all(self.part(made(some.offsets, rank, self.part)) >= before - 1e-12)  # type: ignore[call-arg, arg-type]
 
     def test_sampled_ranks_are_refused_by_exact_measures_and_the_other_way_round(self) -> None:
         if self.part.reads != "ranks":

@@ -23,8 +23,8 @@ CLOSE = 1e-10  # in fp64: rounding, and nothing else
 
 
 def built(model: Model, train: Train, *, seed: int = 1) -> Network:
-    """The network in fp64 with weights drawn from `seed`, biases and norms included: the zeros and ones that many modules start from
-    hide mistakes."""
+    """The network in fp64 with weights drawn from `seed`, biases and norms included: the zeros and ones that they start from hide
+    mistakes."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = model.build(tiny.vocab(train)).double()
@@ -45,7 +45,7 @@ class ModelTests:
 
     def visibilities(self) -> list[Visibility]:
         """Those of Causal and Full that the model allows; at least one."""
-        found = [visible for visible in (Causal(), Full()) if self.part.allows(visible)]
+        found: list[Visibility] = [visible for visible in (Causal(), Full()) if self.part.allows(visible)]
         assert found, f"{self.part!r} allows neither Causal() nor Full()"
         return found
 
@@ -102,7 +102,9 @@ class ModelTests:
         network, batch = built(self.part, train), tiny.batch(train)
         place = int(batch.last[0])
         after = network(tiny.with_item(batch, place, other(batch, place, train)), Full())
-        assert not torch.allclose(after[0], network(batch, Full())[0], rtol=0, atol=CLOSE), "the first state ignores the last item"
+        assert not torch.allclose(after[0], network(batch, Full())[0], rtol=0, atol=CLOSE), (
+            "the first state ignores the last item"
+        )
 
     def test_randomness_comes_from_rng_alone(self) -> None:
         train = tiny.split().train
@@ -238,7 +240,11 @@ def other(batch: Batch, place: int, train: Train) -> int:
 
 def gap(a: Tensor, b: Tensor) -> str:
     """The largest difference, for a message."""
-    return f"shapes {tuple(a.shape)} and {tuple(b.shape)}" if a.shape != b.shape else f"off by {float((a - b).abs().max().detach()):.3g}"
+    return (
+        f"shapes {tuple(a.shape)} and {tuple(b.shape)}"
+        if a.shape != b.shape
+        else f"off by {float((a - b).abs().max().detach()):.3g}"
+    )
 
 
 def assert_same(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:

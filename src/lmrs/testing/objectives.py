@@ -54,7 +54,9 @@ class ObjectiveTests:
 
     def test_model_is_allowed_what_it_needs(self) -> None:
         for visible in (self.part.visible, self.part.asked_visible):
-            assert self.model.allows(visible), f"{self.model!r} does not allow {visible!r}: choose another `model` for these checks"
+            assert self.model.allows(visible), (
+                f"{self.model!r} does not allow {visible!r}: choose another `model` for these checks"
+            )
 
     def test_corrupt_is_a_function_of_batch_and_rng(self) -> None:
         train = tiny.split().train
@@ -100,10 +102,10 @@ class ObjectiveTests:
         train = tiny.split().train
         network, head = self.parts(train)
         vocab = tiny.vocab(train)
-        for seed in SEEDS:
+        for seed in SEEDS[:2]:
             whole = self.prepared(self.batch(train), train, seed)
             wanted, counted = self.part.charge(network, head, whole, vocab, None), self.part.counts(whole)
-            for size in (2, 3, whole.n_rows):
+            for size in (3, whole.n_rows):
                 pieces = cut(whole, size)
                 charged = [self.part.charge(network, head, piece, vocab, None) for piece in pieces]
                 counts = [self.part.counts(piece) for piece in pieces]
@@ -124,7 +126,9 @@ class ObjectiveTests:
             modules.zero_grad(set_to_none=True)
             for piece in pieces:
                 charged = self.part.charge(network, head, piece, vocab, None)
-                loss = torch.stack([self.part.weights[name] / max(1, counts[name]) * value for name, value in charged.items()]).sum()
+                loss = torch.stack(
+                    [self.part.weights[name] / max(1, counts[name]) * value for name, value in charged.items()]
+                ).sum()
                 if loss.requires_grad:
                     loss.backward()
             return {name: p.grad.clone() for name, p in modules.named_parameters() if p.grad is not None}
@@ -171,24 +175,21 @@ class ObjectiveTests:
         """Another item at a place must leave the states alone that are asked for that item."""
         train = tiny.split().train
         network, head = self.parts(train)
-        batch, vocab = self.batch(train), tiny.vocab(train)
+        batch, vocab = tiny.batch(train, lengths=(6, 2, 8, 3, 8), view=ItemSequence(max_len=8)), tiny.vocab(train)
         predicted = 0
-        for seed in SEEDS[:2]:
-            one = watched(self.part, network, head, self.prepared(batch, train, seed), vocab)
-            for place in range(batch.n_positions):
-                changed = tiny.with_item(batch, place, other(batch, place, train))
-                two = watched(self.part, network, head, self.prepared(changed, train, seed), vocab)
-                assert len(one) == len(two)
-                for (before, states), (after, again) in list(zip(one, two))[: self.runs]:
-                    for name in ("target", "targets"):
-                        if name not in before.channels:
-                            continue
-                        differs = before.channels[name] != after.channels[name]
-                        asked = differs.any(1) if differs.ndim == 2 else differs
-                        predicted += int(asked.sum())
-                        assert torch.allclose(states[asked], again[asked], rtol=0, atol=CLOSE), (
-                            f"a state depends on the item it predicts (flat place {place}): {gap(states[asked], again[asked])}"
-                        )
+        one = watched(self.part, network, head, self.prepared(batch, train, 0), vocab)
+        for place in range(batch.n_positions):
+            changed = tiny.with_item(batch, place, other(batch, place, train))
+            two = watched(self.part, network, head, self.prepared(changed, train, 0), vocab)
+            assert len(one) == len(two)
+            for (before, states), (after, again) in list(zip(one, two))[: self.runs]:
+                for name in {"target", "targets"} & before.channels.keys():
+                    differs = before.channels[name] != after.channels[name]
+                    asked = differs.any(1) if differs.ndim == 2 else differs
+                    predicted += int(asked.sum())
+                    assert torch.allclose(states[asked], again[asked], rtol=0, atol=CLOSE), (
+                        f"a state depends on the item it predicts (flat place {place}): {gap(states[asked], again[asked])}"
+                    )
         assert predicted, "no prediction was found: mark predictions in the channel `target` (-1 where nothing is charged)"
 
     def test_the_question_asks_once_a_row(self) -> None:
@@ -201,7 +202,9 @@ class ObjectiveTests:
         if asked is None:
             return
         assert torch.equal(asked.rows["example"], batch.rows["example"]), "rows changed places"
-        assert torch.equal(asked.lengths - batch.lengths, torch.full((batch.n_rows,), self.part.asks)), "`asks` positions more a row"
+        assert torch.equal(asked.lengths - batch.lengths, torch.full((batch.n_rows,), self.part.asks)), (
+            "`asks` positions more a row"
+        )
         times = torch.zeros(batch.n_rows, dtype=torch.int64).index_add_(0, asked.row_of, asked.channels["asked"].long())
         assert torch.equal(times, torch.ones(batch.n_rows, dtype=torch.int64)), f"asked {times.tolist()} times"
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar
-
 import numpy as np
 
 from lmrs.dataset import Dataset
 
 
 class SourceTests:
-    """Subclass, name it Test..., set `load` to a staticmethod that loads the data set."""
+    """Subclass, name it Test..., define `load`: it loads the data set."""
 
-    load: ClassVar[Callable[[], Dataset]]
+    def load(self) -> Dataset:
+        raise NotImplementedError("define load")
 
     def test_loading_twice_gives_the_same_events(self) -> None:
         one, two = self.load(), self.load()

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from lmrs import taxonomy
+from lmrs import describe, taxonomy
 from lmrs.dataset import Dataset
 from lmrs.errors import SealedError
 from lmrs.fit import Execution, Fitted, fit
 from lmrs.models import Model
+from lmrs.recommender import FALLBACK, Recommender
 from lmrs.split import Split
 from lmrs.system import Stage, System
 from lmrs.tasks.next_item import scores
@@ -50,7 +54,7 @@ class SystemTests:
         return replace(made, stages=stages)
 
     def fitted(self) -> Fitted:
-        return _fitted(type(self), self.system())
+        return _fitted(self.system())
 
     def scores(self, rows: Rows) -> tuple[torch.Tensor, int]:
         fitted = self.fitted()
@@ -82,6 +86,10 @@ class SystemTests:
         for system in (self.part(), self.part(**self.options), self.system()):
             check_repr(system)
         assert self.part() == self.part()
+
+    def test_json_describes_an_equal_value(self) -> None:
+        for system in (self.part(), self.system()):
+            assert describe.system_from_json(json.loads(json.dumps(describe.to_json(system)))) == system
 
     def test_its_cell_of_the_taxonomy_is_as_stated(self) -> None:
         assert taxonomy.cell(self.part()) == self.cell
@@ -154,6 +162,48 @@ class SystemTests:
         assert found.isfinite().all()
         assert empty == 0
 
+    def test_a_saved_recommender_answers_as_before(self) -> None:
+        before = Recommender.of(self.fitted())
+        with tempfile.TemporaryDirectory() as folder:
+            after = Recommender.load(before.save(Path(folder) / "model"))
+        assert after.system == before.system
+        histories = _texts(tiny.split())
+        assert after.recommend_batch(histories, k=5) == before.recommend_batch(histories, k=5)
+
+    def test_recommendations_in_a_batch_are_those_alone(self) -> None:
+        recommender = Recommender.of(self.fitted())
+        histories = _texts(tiny.split())
+        for history, found in zip(histories, recommender.recommend_batch(histories, k=5)):
+            alone = recommender.recommend(history, k=5)
+            assert found.ids == alone.ids, f"{found.ids} in a batch, {alone.ids} alone"
+            assert np.allclose(found.scores, alone.scores, rtol=1e-5, atol=1e-6)
+            assert len(set(found.ids)) == len(found), "an item twice"
+            assert not set(found.ids) & set(history), "an item that the user had"
+            assert list(found.scores) == sorted(found.scores, reverse=True)
+
+    def test_unknown_items_are_ignored_and_reported(self) -> None:
+        recommender = Recommender.of(self.fitted())
+        history = _texts(tiny.split())[0]
+        with_stranger = recommender.recommend(["never heard of", *history, "nor of this"], k=5)
+        assert with_stranger.unknown == ("never heard of", "nor of this")
+        assert with_stranger.ids == recommender.recommend(history, k=5).ids
+        for nothing in ([], ["never heard of"]):
+            assert recommender.recommend(nothing, k=5).fallback == FALLBACK
+            assert recommender.recommend(nothing, k=5).ids == recommender.recommend([], k=5).ids
+
+    def test_what_is_excluded_does_not_come(self) -> None:
+        recommender = Recommender.of(self.fitted())
+        history = _texts(tiny.split())[0]
+        first = recommender.recommend(history, k=5).ids
+        assert not set(recommender.recommend(history, k=5, exclude=first[:2]).ids) & set(first[:2])
+        assert recommender.recommend(history, k=3, exclude=first[:2]).ids == first[2:5]
+
+
+def _texts(split: Split) -> list[list[str]]:
+    """A few histories as item ids."""
+    long = np.flatnonzero(split.train.lengths >= 2)[:6]
+    return [split.dataset.vocab.item_ids(split.dataset.item[split.train.start[user] : split.train.stop[user]]) for user in long]
+
 
 def _histories(split: Split) -> Rows:
     user = np.flatnonzero(split.train.lengths >= 2)
@@ -161,8 +211,8 @@ def _histories(split: Split) -> Rows:
 
 
 @cache
-def _fitted(owner: type, system: System) -> Fitted:
-    """Trained once for all checks of a class. The seal is tried in passing."""
+def _fitted(system: System) -> Fitted:
+    """Trained once for all checks. The seal is tried in passing."""
     split = tiny.split()
     fitted = fit(system, split, seed=3, execution=Execution(device="cpu"))
     try:

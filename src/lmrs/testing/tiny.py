@@ -15,14 +15,15 @@ from lmrs.views import ItemSequence, Rows
 from lmrs.vocab import Attributes, Vocab
 
 DAY = 86_400_000_000  # microseconds
-GENRES = (["drama"], ["comedy", "drama"], [], ["comedy"], ["horror", "drama", "comedy"])
+GENRES: tuple[list[str], ...] = (["drama"], ["comedy", "drama"], [], ["comedy"], ["horror", "drama", "comedy"])
 
 
 def dataset(*, users: int = 24, items: int = 13, longest: int = 12, seed: int = 7) -> Dataset:
     """Users u0, u1, ... with 1, 2, 3, ... `longest`, 1, 2, ... events, items i0, i1, ...
 
-    Among the oddities: users with one and two events, repeated items, tied times, an item without any event (the last one), an item
-    that only the last event of a user has (the one before), items without attribute values. Attributes: "genres" and "attributes".
+    Among the oddities: users with one and two events, repeated items, tied times, an item without any event (the last one), an
+    item that only the last event of a user has (the one before), items without attribute values. Attributes: "genres" and, the
+    same again, "attributes".
     """
     rng = np.random.default_rng(seed)
     length = 1 + np.arange(users) % longest
@@ -57,7 +58,9 @@ def vocab(train: Train) -> Vocab:
     return replace(train.dataset.vocab, counts=train.counts())
 
 
-def batch(train: Train, *, lengths: tuple[int, ...] = (5, 2, 8, 1, 8, 6, 3, 7, 4, 2, 1, 5), view: ItemSequence | None = None) -> Batch:
+def batch(
+    train: Train, *, lengths: tuple[int, ...] = (5, 2, 8, 1, 8, 6, 3, 7, 4, 2, 1, 5), view: ItemSequence | None = None
+) -> Batch:
     """Rows of the given lengths, one user's newest training events each, as the view reads them."""
     view = view or ItemSequence(max_len=max(lengths))
     free = list(np.argsort(-train.lengths, kind="stable"))

@@ -10,9 +10,9 @@ from typing import Any
 def rebuilt(value: object) -> object:
     """The value that `repr(value)` describes, made from its text by calling constructors by name.
 
-    Only calls of the dataclasses that occur in `value`, with constants, tuples, lists and dicts as arguments, are understood: the text
-    is parsed, never executed. Of two classes of one name (an objective and a task "NextItem") the one with the written fields is meant.
-    Raises AssertionError with the text for anything else.
+    Only calls of the dataclasses that occur in `value`, with constants, tuples, lists and dicts as arguments, are understood: the
+    text is parsed, never executed. Of two classes of one name (an objective and a task "NextItem") the one with the written
+    fields is meant. Raises AssertionError with the text for anything else.
     """
     text = repr(value)
     try:
@@ -65,4 +65,4 @@ def _made(node: ast.expr, classes: list[type], text: str) -> Any:
 
 def _shown(made: type) -> set[str]:
     """Names of the fields that the repr of a dataclass writes."""
-    return {field.name for field in fields(made) if field.repr}  # type: ignore[arg-type]
+    return {field.name for field in fields(made) if field.repr}

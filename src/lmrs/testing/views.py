@@ -89,4 +89,6 @@ class ViewTests:
             short = self.part.asked(rows, asks=asks)
             size = short.stop - short.start
             assert np.array_equal(short.stop, rows.stop), "the newest events must stay"
-            assert np.array_equal(size, np.minimum(rows.stop - rows.start, self.part.max_len - asks)), "cut too much or too little"
+            assert np.array_equal(size, np.minimum(rows.stop - rows.start, self.part.max_len - asks)), (
+                "cut too much or too little"
+            )
