@@ -53,7 +53,7 @@ def scores(
     ask = objective if objective is not None else CausalNext()
     short = view.asked(rows, asks=ask.asks)
     known = short.stop > short.start
-    out = torch.empty(len(rows), vocab.n_items)
+    out = torch.empty(len(rows), vocab.n_items, dtype=torch.float32)
     if known.any():  # a row without positions is no question for a network, alone or among others
         batch = view.collate(short.take(np.flatnonzero(known)))
         asked = ask.ask(batch, vocab)
