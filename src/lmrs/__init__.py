@@ -18,7 +18,7 @@ PUBLIC = {
     # data
     "Dataset": "lmrs.dataset",
     "load": "lmrs.sources",
-    "synthetic": "lmrs.sources",
+    "synthetic": "lmrs.sources.synthetic",
     "Split": "lmrs.split",
     "Queries": "lmrs.split",
     "leave_one_out": "lmrs.split",
@@ -53,7 +53,8 @@ if TYPE_CHECKING:
     from lmrs.evaluate import Evaluation, evaluate
     from lmrs.fit import Execution, Fitted, fit
     from lmrs.recommender import Recommendations, Recommender
-    from lmrs.sources import load, synthetic
+    from lmrs.sources import load
+    from lmrs.sources.synthetic import synthetic
     from lmrs.split import Queries, Split, by_time, by_user, k_core, leave_one_out
     from lmrs.system import Budget, Estimate, Paper, Stage, System
     from lmrs.taxonomy import cell

@@ -50,6 +50,7 @@ class Data:
     split: str = "leave-one-out"
     valid_from: str = "0.8"
     test_from: str = "0.9"
+    next_only: bool = False
 
     def load(self) -> Dataset:
         """The events. Raises DataError as `sources.load` does."""
@@ -68,7 +69,8 @@ class Data:
             case "leave-one-out":
                 return split.leave_one_out(dataset)
             case "time":
-                return split.by_time(dataset, valid_from=_moment(self.valid_from), test_from=_moment(self.test_from))
+                moments = {"valid_from": _moment(self.valid_from), "test_from": _moment(self.test_from)}
+                return split.by_time(dataset, **moments, next_only=self.next_only)
             case "user":
                 valid, test = _share(self.valid_from), _share(self.test_from)
                 return split.by_user(dataset, valid=test - valid, test=1 - test)
@@ -274,9 +276,13 @@ def _share(text: str) -> float:
     return found
 
 
-def _moment(text: str) -> float | str:
-    """A share of the events, or a date."""
+def _moment(text: str) -> float:
+    """A share of the events, or a date as microseconds since the epoch."""
     try:
-        return _share(text)
-    except UserError:
-        return text
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return float(np.datetime64(text, "us").astype(np.int64))
+    except ValueError:
+        raise UserError(needed="a share in (0, 1) or a date such as 2020-01-31", came=repr(text)) from None

@@ -49,6 +49,7 @@ def data_options(required: bool) -> Callable[[Callable[..., Any]], Callable[...,
         click.option(
             "--test-from", default="0.9", show_default=True, help="Where the test begins: a share, or a date (by time)."
         ),
+        click.option("--next-only", is_flag=True, help="By time: only a user's first event of the part is to be found."),
     )
 
     def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -70,6 +71,7 @@ def the_data(
     split: str,
     valid_from: str,
     test_from: str,
+    next_only: bool,
 ) -> Data:
     """The options as one value; a path is made absolute, so that the run can be evaluated from anywhere."""
     from pathlib import Path
@@ -94,6 +96,7 @@ def the_data(
         split=split,
         valid_from=valid_from,
         test_from=test_from,
+        next_only=next_only,
     )
 
 
