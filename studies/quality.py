@@ -69,9 +69,9 @@ ML100K = {"max_len": 50, "stride": 50, "jitter": True}
 BEAUTY = {"max_len": 50, "stride": 50, "jitter": True, "dropout": 0.5}
 ENTRIES = {
     "ml-100k-sasrec": Entry("ml-100k", "sasrec", {**ML100K, "patience": 15}, 5, (0.185, 0.095), (0.20, 0.105)),
-    "ml-100k-bert4rec": Entry("ml-100k", "bert4rec", {**ML100K, "every": 2, "patience": 20}, 5, (0.185, 0.095), (0.20, 0.105)),
+    "ml-100k-bert4rec": Entry("ml-100k", "bert4rec", {**ML100K, "batch_size": 32, "every": 4, "patience": 8}, 5, (0.185, 0.095), (0.20, 0.105)),
     "ml-1m-sasrec": Entry("ml-1m", "sasrec", {**ML1M, "epochs": 80, "patience": 5}, 1, (0.300, 0.172), (0.313, 0.178)),
-    "ml-1m-bert4rec": Entry("ml-1m", "bert4rec", {**ML1M, "epochs": 200, "patience": 10}, 1, (0.282, 0.152), (0.292, 0.162)),
+    "ml-1m-bert4rec": Entry("ml-1m", "bert4rec", {**ML1M, "batch_size": 64, "every": 4, "epochs": 200, "patience": 6}, 1, (0.282, 0.152), (0.292, 0.162)),
     "beauty-sasrec": Entry("amazon-beauty", "sasrec", {**BEAUTY, "epochs": 60, "patience": 5}, 3, (0.083, 0.045), (0.092, 0.053)),
 }
 for _data in ("ml-100k", "ml-1m", "amazon-beauty"):
