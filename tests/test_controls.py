@@ -91,11 +91,12 @@ def test_popularity_scores_may_be_written_to():
     assert scorer.score(asked(ROWS), Causal()).min() >= 0
 
 
-def test_recent_popularity_counts_the_days_before_the_newest_training_event():
+@pytest.mark.parametrize("epoch", [0, 18_000, -4_000])
+def test_recent_popularity_counts_the_days_before_the_newest_training_event(epoch):
     histories = [[0, 1, 2], [1, 2, 3], [0, 0, 4]]
     # Days of the events; the two last of each user are held back, later than everything else, and must not move the window.
     days = [0, 5, 10, 90, 91, 1, 8, 9, 90, 91, 2, 3, 7, 90, 91]
-    train = train_of(histories, time=[day * DAY for day in days])
+    train = train_of(histories, time=[(epoch + day) * DAY for day in days])
     found = scored(RecentPopularity(days=3), train)[0]
     # Newest training event: day 10. Later than day 7: 2 (day 10), 2 (day 8), 3 (day 9). Item 4, on day 7 itself, is out.
     every = np.array([3, 2, 2, 1, 1, 0, 0, 0, 0, 0])

@@ -47,7 +47,7 @@ class Scorer(nn.Module):
 
     @abstractmethod
     def score(self, batch: Batch, visible: Visibility) -> Tensor:
-        """[B, V] scores of every item for every row, in row order. `asked` (bool[N]) marks the one position of each row to read."""
+        """[B, V] scores of every item for every row, in row order. `asked` (bool[N]) marks the position of each row to read."""
 
 
 class ControlScorer(Scorer):

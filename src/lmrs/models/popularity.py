@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,9 +57,6 @@ class _SameForAll(ControlScorer):
         self.n_items = vocab.n_items
         self.register_buffer("appeal", torch.zeros(vocab.n_items, dtype=torch.float64))
 
-    @abstractmethod
-    def estimate(self, train: Train) -> None: ...
-
     def score(self, batch: Batch, visible: Visibility) -> Tensor:
         return self.appeal.repeat(int(batch.channels["asked"].sum()), 1)
 
@@ -80,7 +76,7 @@ class RecentPopularityScorer(_SameForAll):
         time = train.dataset.time
         if time is not None:
             when = time[places]
-            recent = when > when.max(initial=0) - self.model.days * MICROSECONDS_A_DAY if len(when) else np.zeros(0, bool)
+            recent = when > (when.max() if len(when) else 0) - self.model.days * MICROSECONDS_A_DAY
         else:
             old = train.lengths - np.ceil(self.model.share * train.lengths).astype(np.int64)
             recent = places >= np.repeat(train.start + old, train.lengths)

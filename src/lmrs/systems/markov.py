@@ -5,7 +5,7 @@ from __future__ import annotations
 from lmrs import models, tasks, views
 from lmrs.system import Estimate, Paper, System
 
-SPACE = {"smoothing": [0.1, 1.0, 10.0, 100.0]}
+SPACE = {"smoothing": [1.0, 100.0, 1000.0, 10000.0]}
 
 
 def markov(*, smoothing: float = 1.0) -> System:
