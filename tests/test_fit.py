@@ -251,7 +251,7 @@ def test_a_misspelt_measure_is_told_before_the_first_step(steps: list[dict]) -> 
 
 @pytest.mark.parametrize("measure", ["RMSE", "Coverage@10", "NDCG@10/99neg"])
 def test_a_measure_that_cannot_be_watched_is_told_before_the_first_step(measure: str, steps: list[dict]) -> None:
-    with pytest.raises(ContractError, match="needed .* got"):
+    with pytest.raises(ContractError, match=r"needed .* got"):
         fit(system(replace(BUDGET, measure=measure)), tiny.split(), execution=CPU)
     assert not steps
 
@@ -365,8 +365,8 @@ def test_a_loss_that_is_no_number_stops_with_its_place(tmp_path) -> None:
 def test_the_last_good_checkpoint_is_named(tmp_path, steps: list[dict]) -> None:
     fit(system(replace(BUDGET, epochs=1)), tiny.split(), execution=CPU)
     user = steps[2]["rows"][0][0]
-    with pytest.raises(DivergedError, match="epoch 1, step 3 .*step-00000002"):
-        fit(system(objective=Poisoned(user)), tiny.split(), out=tmp_path / "run", execution=replace(CPU, checkpoint_every=1))
+    with pytest.raises(DivergedError, match=r"epoch 1, step 3 .*step-00000002"):
+        fit(system(objective=Poisoned(user=user)), tiny.split(), out=tmp_path / "run", execution=replace(CPU, checkpoint_every=1))
 
 
 def test_nobody_with_two_events_is_told() -> None:
