@@ -55,7 +55,8 @@ class Sorted:
 class EventWriter:
     """Takes events in file order and leaves `events.arrow` and `offsets.arrow`, sorted, in a folder.
 
-    folder: where to write; it must exist. columns: which of item, time, rating, type every event has ("item" at least).
+    A context manager: leaving it closes its files. folder: where to write; it must exist. columns: which of item, time, rating,
+    type every event has ("item" at least).
     """
 
     def __init__(self, folder: Path, *, columns: tuple[str, ...]) -> None:
@@ -67,6 +68,14 @@ class EventWriter:
 
     def _path(self, stage: str, name: str) -> Path:
         return self.folder / f"{stage}-{name}.tmp"
+
+    def __enter__(self) -> EventWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._spool.values():
+            with contextlib.suppress(OSError):
+                file.close()
 
     def add(self, user: np.ndarray, values: dict[str, np.ndarray]) -> None:
         """Appends events: user int32[n] numbers, and one array of length n for each column."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping
 
-from lmrs.errors import DataError, did_you_mean, nearest
+from lmrs.errors import DataError, did_you_mean
 
 ROLES: dict[str, tuple[str, ...]] = {
     "user": ("user", "user_id", "userid", "uid", "reviewer_id", "reviewerid", "customer_id", "customerid", "session_id",
@@ -69,10 +70,16 @@ def roles(names: list[str], *, given: Mapping[str, str], where: str) -> dict[str
             free.remove(guess)
     for role in ("user", "item"):
         if role not in found:
-            close = dict.fromkeys(hit for word in ROLES[role][:4] for hit in nearest(word, free, n=1))
-            hint = " or ".join(f"--column {role}={name}" for name in list(close)[:2] or ["NAME"])
+            hint = f"--column {role}={_like(ROLES[role], free)}"
             raise DataError(needed=f"a column for {role} in {where}", came=_list(names), remedy=f"say which with {hint}")
     return found
+
+
+def _like(words: tuple[str, ...], names: list[str]) -> str:
+    """The name most like one of the words, or NAME if none is."""
+    scores = {name: max(difflib.SequenceMatcher(None, word, fold(name)).ratio() for word in words) for name in names}
+    best = max(scores, key=scores.__getitem__, default="NAME")
+    return best if scores.get(best, 0) > 0.6 else "NAME"
 
 
 def _list(names: list[str]) -> str:

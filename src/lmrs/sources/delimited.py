@@ -25,6 +25,7 @@ from lmrs.sources.rejects import Reject
 BLOCK = 8 << 20  # bytes read at once
 LONGEST = 64 << 20  # bytes: a record longer than this is a quote that nobody closed
 _UNIT = b"\x1f"
+_MARK = b"\xef\xbb\xbf"  # the byte order mark: dropped at the start of a file, data anywhere else
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def _first_line(path: Path) -> str:
         start = file.read(1 << 20)
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(needed=f"UTF-8 text in {path}", came="UTF-16", remedy="save the file as UTF-8")
-    line = re.split(rb"\r\n|\n|\r", start.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n"), maxsplit=1)[0]
+    line = re.split(rb"\r\n|\n|\r", start.removeprefix(_MARK).lstrip(b"\r\n"), maxsplit=1)[0]
     if not line:
         raise DataError(needed=f"a header line in {path}", came="an empty file", remedy="the first line names the columns")
     try:
@@ -98,10 +99,10 @@ def _blocks(path: Path, dialect: Dialect) -> Iterator[tuple[bytes, int]]:
             last = not piece
             data = rest + piece
             if line == 1:
-                data = data.removeprefix(b"\xef\xbb\xbf")
+                data = data.removeprefix(_MARK)
             end = len(data) if last else _cut(data, dialect)
             if not end and len(data) > LONGEST:
-                end = len(data)
+                end = data.rfind(b"\n") + 1
             block, rest = data[:end], data[end:]
             if skip and block:
                 start = re.match(rb"(?:\r\n|\n|\r)*[^\r\n]*(?:\r\n|\n|\r|\Z)", block).end()  # type: ignore[union-attr]
@@ -126,8 +127,10 @@ def _cut(data: bytes, dialect: Dialect) -> int:
         ends = np.flatnonzero(cells == 10)
         closed = ends[np.searchsorted(np.flatnonzero(cells == 34), ends) % 2 == 0]
         return int(closed[-1]) + 1 if len(closed) else 0
-    *_, tail = _records(data, 1, dialect)  # the last record may go on in the next block
-    return len(data) - len(tail[1]) if not data.endswith(b"\n") or tail[2] else len(data)
+    at, record = 0, _patterns(dialect.byte)[2]
+    while (found := record.match(data, at)) is not None and data[found.end() : found.end() + 1] in (b"\r", b"\n"):
+        at = found.end() + 1
+    return at  # here begins a record that is not whole, or whose quote is still open
 
 
 def _regular(data: bytes, delimiter: bytes) -> bool:
@@ -141,21 +144,24 @@ def _regular(data: bytes, delimiter: bytes) -> bool:
 
 
 @functools.cache
-def _patterns(delimiter: bytes, quotes: bool) -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
-    """(any record, a sound one). Broken are closed quotes with text after them, and quotes that never close."""
+def _patterns(delimiter: bytes, quotes: bool = True) -> tuple[re.Pattern[bytes], ...]:
+    """(any record, a sound one, one whose quotes close). Broken are text after a closed quote, and quotes that never close."""
     d = re.escape(delimiter)
     plain = rb"[^" + d + rb"\r\n]*+"
     if not quotes:
-        return re.compile(rb"[^\r\n]*+"), re.compile(rb".*+")
+        return re.compile(rb"[^\r\n]*+"), re.compile(rb".*+"), re.compile(rb"[^\r\n]*+")
     quoted = rb'"(?:[^"]++|"")*+"'
-    whole = rb"(?:" + quoted + plain + rb"|" + plain + rb")"
-    sound = rb"(?:" + quoted + rb'|(?!")' + plain + rb")"
-    return tuple(re.compile(field + rb"(?:" + d + field + rb")*+") for field in (whole, sound))  # type: ignore[return-value]
+    fields = (
+        rb"(?:" + quoted + plain + rb"|" + plain + rb")",
+        rb"(?:" + quoted + rb'|(?!")' + plain + rb")",
+        rb"(?:" + quoted + plain + rb'|(?!")' + plain + rb")",
+    )
+    return tuple(re.compile(field + rb"(?:" + d + field + rb")*+") for field in fields)
 
 
 def _records(data: bytes, line: int, dialect: Dialect) -> list[tuple[int, bytes, bool]]:
     """(line, bytes, broken?) of every record, blank ones left out. Slow: used only where something is wrong."""
-    record, sound = _patterns(dialect.byte, dialect.quotes)
+    record, sound, _ = _patterns(dialect.byte, dialect.quotes)
     found, at = [], 0
     while at < len(data):
         end = record.match(data, at).end()  # type: ignore[union-attr]
@@ -180,7 +186,7 @@ def _parse(block: bytes, line: int, *, names: list[str], columns: list[str], dia
 
     rejected: list[Reject] = []
     records: list[tuple[int, bytes, bool]] | None = None
-    if dialect.quotes and b'"' in block and not _regular(block, dialect.byte):
+    if dialect.quotes and b'"' in block and (block.count(b'"') % 2 or not _regular(block, dialect.byte)):
         records = _records(block, line, dialect)
         rejected += [Reject(at, "", "broken quotes", text(raw)) for at, raw, broken in records if broken]
         records = [entry for entry in records if not entry[2]]
@@ -193,10 +199,13 @@ def _parse(block: bytes, line: int, *, names: list[str], columns: list[str], dia
         return "skip"
 
     kinds = {name: pa.large_binary() for name in columns}
+    odd = not _is_utf8(block)
+    if odd:  # the parser cannot report a bad row that is not UTF-8: give it one character a byte, and take the bytes back
+        original, block = block, block.decode("latin-1").encode()
     if block.strip(b"\r\n"):
         table = pacsv.read_csv(
-            pa.BufferReader(block),
-            read_options=pacsv.ReadOptions(use_threads=False, block_size=len(block) + 1, column_names=names),
+            pa.BufferReader(b"\n" + block if block.startswith(_MARK) else block),  # else the parser would drop the mark
+            read_options=pacsv.ReadOptions(use_threads=False, block_size=len(block) + 2, column_names=names),
             parse_options=pacsv.ParseOptions(
                 delimiter=dialect.byte.decode(),
                 quote_char='"' if dialect.quotes else False,
@@ -208,6 +217,9 @@ def _parse(block: bytes, line: int, *, names: list[str], columns: list[str], dia
         cells = {name: table[name].chunk(0) if table[name].num_chunks else pa.array([], pa.large_binary()) for name in columns}
     else:
         cells = {name: pa.array([], pa.large_binary()) for name in columns}
+    if odd:
+        cells = {name: pa.array([b.decode().encode("latin-1") for b in a.to_pylist()], a.type) for name, a in cells.items()}
+        block = original
 
     def listed() -> list[tuple[int, bytes, bool]]:
         nonlocal records
@@ -235,6 +247,16 @@ def _parse(block: bytes, line: int, *, names: list[str], columns: list[str], dia
         return Chunk(cells, where, rejected)
     keep = np.flatnonzero(~bad)
     return Chunk({name: array.take(pa.array(keep)) for name, array in cells.items()}, lambda rows: where(keep[rows]), rejected)
+
+
+def _is_utf8(block: bytes) -> bool:
+    ends = pa.py_buffer(np.array([0, len(block)], np.int64))
+    whole = pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, pa.py_buffer(block)])
+    try:
+        whole.cast(pa.large_string())
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _text(array: pa.Array, *, nul: bool) -> tuple[pa.Array, dict[str, np.ndarray]]:

@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -121,89 +121,109 @@ def _plain(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:40]
 
 
+@dataclass
+class _Events:
+    """The state of reading the events: numbers given so far, counts, and the judge of bad rows."""
+
+    layout: Layout
+    clock: check.Clock
+    rejects: Rejects
+    users: Numbering = field(default_factory=Numbering)
+    items: Numbering = field(default_factory=Numbering)
+    types: Numbering = field(default_factory=Numbering)
+    rows: int = 0
+    filtered: dict[str, int] = field(default_factory=dict)
+
+    def read(self) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """(user numbers, values by column of the store) of the good rows, a chunk at a time, in file order."""
+        roles = self.layout.roles
+        self.filtered = {rule.why: 0 for rule in self.layout.filters}
+        for chunk in _chunks(self.layout):
+            if chunk.users is not None:
+                self.users.add(_sound(check.ids(chunk.users), "user ids", self.layout.events.path))
+            self.rows += chunk.rows + len(chunk.rejected)
+            cells, where, rejected = self._filter(chunk)
+            found = {role: self._check(role, cells[column]) for role, column in roles.items()}
+            good = np.ones(len(cells[roles["item"]]), bool)
+            for role, (_, bad) in found.items():
+                for reason, mask in bad.items():
+                    at = np.flatnonzero(mask & good)
+                    rejected += [Reject(line, roles[role], reason, raw) for line, raw in where(at)]
+                    good &= ~mask
+            self.rejects.take(rejected)
+            values = {role: array if good.all() else _kept(array, good) for role, (array, _) in found.items()}
+            for role, numbering in (("user", self.users), ("item", self.items), ("type", self.types)):
+                if role in values:
+                    values[role] = numbering.add(values[role])
+            yield values.pop("user"), values
+
+    def _check(self, role: str, cells: pa.Array) -> tuple[pa.Array | np.ndarray, check.Bad]:
+        match role:
+            case "time":
+                return self.clock.read(cells)
+            case "rating":
+                return check.ratings(cells)
+            case "type":
+                return check.codes(cells)
+        return check.ids(cells)
+
+    def _filter(self, chunk: Chunk) -> tuple[dict[str, pa.Array], Callable, list[Reject]]:
+        """The cells that pass the source's declared filters; the others are counted by reason."""
+        cells, where = dict(chunk.cells), chunk.where
+        for rule in self.layout.filters:
+            keep = rule.keep(cells)
+            self.filtered[rule.why] += int((~keep).sum())
+            if not keep.all():
+                cells = {name: _kept(array, keep) for name, array in cells.items()}
+                where = _shifted(where, np.flatnonzero(keep))
+        return cells, where, list(chunk.rejected)
+
+
+def _kept(array: pa.Array | np.ndarray, keep: np.ndarray) -> pa.Array | np.ndarray:
+    return array[keep] if isinstance(array, np.ndarray) else array.take(pa.array(np.flatnonzero(keep)))
+
+
+def _shifted(where: Callable, at: np.ndarray) -> Callable:
+    return lambda rows: where(at[rows])
+
+
 def _fill(work: Path, layout: Layout, *, made: dict, lenient: bool, drop_duplicates: bool, time_unit: str | None) -> None:
+    """Reads everything of a layout into a new store folder."""
+
     def judge(file: TableFile) -> Rejects:
         unit = "row" if file.dialect is None else "line"
         return Rejects(file.path.name, unit=unit, quarantine=work / "quarantine.csv" if lenient else None)
 
     timed = "time" in layout.roles
-    users, items, types = Numbering(), Numbering(), Numbering()
-    writer = store.EventWriter(work, columns=tuple(role for role in ("item", "time", "rating", "type") if role in layout.roles))
-    clock = check.Clock(unit=time_unit)
-    rejects = judge(layout.events)
-    rows, filtered = 0, dict.fromkeys((f.why for f in layout.filters), 0)
-    for chunk in _chunks(layout):
-        if chunk.users is not None:
-            users.add(_sound(check.ids(chunk.users), "user ids", layout.events.path))
-        rows += chunk.rows + len(chunk.rejected)
-        cells, bad, where, rejected = _filtered(chunk, layout, filtered)
-        for role, column in layout.roles.items():
-            array = cells[column]
-            match role:
-                case "time":
-                    cells[column], bad[column] = clock.read(array)
-                case "rating":
-                    cells[column], bad[column] = check.ratings(array)
-                case "type":
-                    cells[column], bad[column] = check.codes(array)
-                case _:
-                    cells[column], bad[column] = check.ids(array)
-        good = np.ones(len(next(iter(cells.values()))), bool)
-        for column, reasons in bad.items():
-            for reason, mask in reasons.items():
-                at = np.flatnonzero(mask & good)
-                rejected += [Reject(line, column, reason, raw) for line, raw in where(at)]
-                good &= ~mask
-        rejects.take(rejected)
-        keep = None if good.all() else pa.array(np.flatnonzero(good))
-
-        def kept(role: str, cells: dict = cells, keep: pa.Array | None = keep) -> pa.Array | np.ndarray:
-            array = cells[layout.roles[role]]
-            if keep is None:
-                return array
-            return array[keep.to_numpy()] if isinstance(array, np.ndarray) else array.take(keep)
-
-        values = {"item": items.add(kept("item"))}
-        for role in ("time", "rating"):
-            if role in layout.roles:
-                values[role] = kept(role)
-        if "type" in layout.roles:
-            values["type"] = types.add(kept("type"))
-        writer.add(users.add(kept("user")), values)
-    if not writer.counts.sum():
-        came = f"{rows:,} rows, none of them usable" if rows else "none"
-        raise DataError(needed=f"events in {layout.events.path}", came=came, remedy="is it the right file?")
-
-    notes = list(layout.notes)
-    user_table = pa.table({"user_id": users.text()})
-    if layout.users is not None:
-        judge_users = judge(layout.users)
-        table, ids = catalogue.keys(catalogue.read(layout.users, judge_users), str(layout.user_key), judge_users)
-        user_table, known = catalogue.order(table, ids, column=str(layout.user_key), name="user_id", seen=users.text())
-        notes += _unknown("users", known, len(users), layout.users.path)
-    found = writer.finish(n_users=user_table.num_rows, drop_duplicates=drop_duplicates, find_duplicates=not layout.lists)
-
-    item_table, attributes, item_notes = _items(layout, items.text(), judge)
-    notes += item_notes
+    reading = _Events(layout, check.Clock(unit=time_unit), judge(layout.events))
+    with store.EventWriter(work, columns=tuple(role for role in store.DTYPES if role in layout.roles)) as writer:
+        for user, values in reading.read():
+            writer.add(user, values)
+        if not writer.counts.sum():
+            came = f"{reading.rows:,} rows, none of them usable" if reading.rows else "none"
+            raise DataError(needed=f"events in {layout.events.path}", came=came, remedy="is it the right file?")
+        user_table, user_notes = _users(layout, reading.users.text(), judge)
+        found = writer.finish(n_users=user_table.num_rows, drop_duplicates=drop_duplicates, find_duplicates=not layout.lists)
+    item_table, attributes, item_notes = _items(layout, reading.items.text(), judge)
     edges = None
     if layout.edges is not None:
         link = catalogue.read(layout.link, judge(layout.link)) if layout.link else None
         graph = catalogue.read(layout.edges, judge(layout.edges))
         edges = catalogue.edges(graph, link, item_table.column("item_id").combine_chunks(), where=layout.edges.path.name)
     about = made | {
-        "rows": rows,
+        "rows": reading.rows,
         "events": found.events,
-        "quarantined": rejects.count,
-        "quarantine_reasons": dict(rejects.reasons),
-        "filtered": filtered,
+        "quarantined": reading.rejects.count,
+        "quarantine_reasons": dict(reading.rejects.reasons),
+        "filtered": reading.filtered,
         "duplicates": found.duplicates,
         "duplicates_dropped": found.dropped,
         "ties": found.ties,
-        "time_unit": clock.unit if timed else None,
+        "time_unit": reading.clock.unit if timed else None,
         "order": "time, then file order" if timed else "list order" if layout.lists else "file order (no time column)",
         "order_known": timed or layout.lists,
         "not_read": list(layout.not_read),
-        "notes": notes,
+        "notes": [*layout.notes, *user_notes, *item_notes],
     }
     store.seal(
         work,
@@ -212,7 +232,7 @@ def _fill(work: Path, layout: Layout, *, made: dict, lenient: bool, drop_duplica
         users=user_table,
         attributes=attributes,
         edges=edges,
-        types=tuple(types.text().to_pylist()),
+        types=tuple(reading.types.text().to_pylist()),
         about=about,
     )
 
@@ -227,28 +247,21 @@ def _chunks(layout: Layout) -> Iterator[Chunk]:
     return delimited.read(file.path, columns=columns, dialect=file.dialect)
 
 
-def _filtered(chunk: Chunk, layout: Layout, counts: dict[str, int]) -> tuple[dict, dict, Callable, list[Reject]]:
-    """The cells that pass the source's declared filters; the others are counted by reason."""
-    cells, where = dict(chunk.cells), chunk.where
-    for rule in layout.filters:
-        keep = rule.keep(cells)
-        counts[rule.why] += int((~keep).sum())
-        if not keep.all():
-            at = np.flatnonzero(keep)
-            cells = {name: array.take(pa.array(at)) for name, array in cells.items()}
-            where = _shifted(where, at)
-    return cells, {}, where, list(chunk.rejected)
-
-
-def _shifted(where: Callable, at: np.ndarray) -> Callable:
-    return lambda rows: where(at[rows])
-
-
 def _sound(checked: tuple[pa.Array, check.Bad], what: str, path: Path) -> pa.Array:
     array, bad = checked
     if bad:
         raise DataError(needed=f"{what} in {path.name}", came=f"rows where it is {next(iter(bad))}", remedy="mend the file")
     return array
+
+
+def _users(layout: Layout, seen: pa.Array, judge: Callable[[TableFile], Rejects]) -> tuple[pa.Table, list[str]]:
+    """(user table in vocab order, notes)."""
+    if layout.users is None:
+        return pa.table({"user_id": seen}), []
+    rejects = judge(layout.users)
+    table, ids = catalogue.keys(catalogue.read(layout.users, rejects), str(layout.user_key), rejects)
+    table, known = catalogue.order(table, ids, column=str(layout.user_key), name="user_id", seen=seen)
+    return table, _unknown("users", known, len(seen), layout.users.path)
 
 
 def _items(layout: Layout, seen: pa.Array, judge: Callable[[TableFile], Rejects]) -> tuple[pa.Table, dict, list[str]]:

@@ -1,0 +1,76 @@
+"""Ids, numbering in order of first appearance, attributes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmrs.vocab import Attributes, Numbering, Vocab
+
+
+def numbered(values: list, sizes: list[int], kind: pa.DataType) -> tuple[list[int], list[str]]:
+    numbering, found, at = Numbering(), [], 0
+    for size in [*sizes, len(values)]:
+        found += numbering.add(pa.array(values[at : at + size], kind)).tolist()
+        at += size
+    assert len(numbering) == len(set(values))
+    return found, numbering.text().to_pylist()
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-3, 3)), st.lists(st.integers(0, 5)))
+def test_integers_are_numbered_by_first_appearance_whatever_the_chunks(values: list[int], sizes: list[int]) -> None:
+    places = {value: at for at, value in enumerate(dict.fromkeys(values))}
+    found, text = numbered(values, sizes, pa.int64())
+    assert found == [places[value] for value in values]
+    assert text == [str(value) for value in places]
+
+
+@given(st.lists(st.text(alphabet="01aé́😀 ", max_size=3)), st.lists(st.integers(0, 5)))
+def test_texts_are_numbered_by_first_appearance_byte_for_byte(values: list[str], sizes: list[int]) -> None:
+    places = {value: at for at, value in enumerate(dict.fromkeys(values))}
+    found, text = numbered(values, sizes, pa.large_string())
+    assert found == [places[value] for value in values]
+    assert text == list(places)
+
+
+ROWS = st.lists(st.none() | st.lists(st.none() | st.sampled_from(["a", "b", "", "c d"]), max_size=5), max_size=8)
+
+
+@given(ROWS)
+def test_attributes_keep_the_order_and_drop_repeats_within_an_item(rows: list) -> None:
+    found = Attributes.from_lists(pa.array(rows, pa.list_(pa.string())))
+    wanted = [list(dict.fromkeys(v for v in row or [] if v is not None)) for row in rows]
+    assert [found.of(item) for item in range(len(rows))] == wanted
+    assert found.names.to_pylist() == list(dict.fromkeys(v for row in wanted for v in row))
+    assert found.offsets.dtype == np.int64
+    assert found.values.dtype == np.int32
+
+
+@given(ROWS, st.data())
+def test_attributes_of_some_items(rows: list, data: st.DataObject) -> None:
+    full = Attributes.from_lists(pa.array(rows, pa.list_(pa.string())))
+    some = data.draw(st.lists(st.integers(0, len(rows) - 1), unique=True) if rows else st.just([]))
+    part = full.take(np.asarray(some, np.int64))
+    assert [part.of(at) for at in range(len(some))] == [full.of(item) for item in some]
+    assert set(part.names.to_pylist()) == {name for item in some for name in full.of(item)}
+
+
+def test_attribute_numbers_become_text() -> None:
+    assert Attributes.from_lists(pa.array([[10, 2], [2]], pa.list_(pa.int64()))).of(0) == ["10", "2"]
+
+
+def test_unknown_ids_are_minus_one_and_zeros_in_front_count() -> None:
+    vocab = Vocab(items=pa.array(["1", "01", "nan"], pa.large_string()))
+    assert vocab.item_numbers(["01", "1", "001", "nan"]).tolist() == [1, 0, -1, 2]
+    assert vocab.item_ids(np.array([2, 0])) == ["nan", "1"]
+    assert (vocab.n_items, vocab.mask, vocab.n_symbols) == (3, 3, 4)
+
+
+def test_the_fingerprint_sees_order_and_boundaries() -> None:
+    prints = {
+        Vocab(items=pa.array(ids, pa.large_string())).fingerprint
+        for ids in (["ab", "c"], ["a", "bc"], ["c", "ab"], ["ab", "c", ""])
+    }
+    assert len(prints) == 4
