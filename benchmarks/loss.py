@@ -2,8 +2,8 @@
 
     python benchmarks/loss.py [--rows 1600] [--dim 64] [--items 12000 50000 200000] [--rounds 3]
 
-Each variant runs in a fresh process, which reports CPU seconds of a repetition and its own peak memory. Equality first: loss and gradients
-against fp64, relative to the largest gradient. One thread.
+Each variant runs in a fresh process, which reports CPU seconds of a repetition and its own peak memory. Equality first: loss and
+gradients against fp64, relative to the largest gradient. One thread.
 """
 
 from __future__ import annotations

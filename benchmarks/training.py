@@ -2,9 +2,9 @@
 
     python benchmarks/training.py [--users 4000] [--items 12000] [--median 6] [--max-len 50] [--rounds 5]
 
-The plain loop is what most libraries do: rows padded to max_len, scores at every cell, cross-entropy with an ignored index, Adam. Equality first:
-without dropout both give the same loss and gradients (fp32, to 1e-4) for the same weights. Then real targets per CPU second, in turn, one
-thread. Lengths are log-normal around the median, as in shops.
+The plain loop is what most libraries do: rows padded to max_len, scores at every cell, cross-entropy with an ignored index,
+Adam. Equality first: without dropout both give the same loss (1e-5) and gradients (1e-3 of the largest, fp32) for the same
+weights. Then real targets per CPU second, in turn, one thread. Lengths are log-normal around the median, as in shops.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def padded_loss(network, batch, max_len: int, rng) -> torch.Tensor:
     keep = 1 - network.model.dropout if rng is not None else 1.0
     drop = (lambda v: v * torch.empty_like(v).bernoulli_(keep).div_(keep)) if rng is not None else (lambda v: v)
     x = drop(x)
-    seen = torch.ones(max_len, max_len, dtype=torch.bool).tril() & real.view(rows, 1, 1, max_len) | torch.eye(max_len, dtype=torch.bool)
+    seen = torch.ones(max_len, max_len, dtype=torch.bool).tril() & real.view(rows, 1, 1, max_len) | torch.eye(
+        max_len, dtype=torch.bool
+    )
     for block in network.blocks:
         query, width = block.norm_attention(x), network.dim
         q = F.linear(query, block.mix.weight[:width], block.mix.bias[:width])
@@ -89,9 +91,11 @@ def main() -> None:
     first = batch(0)
     mine = stage.objective.charge(network, None, first, vocab, None)["next"]
     theirs = padded_loss(network, first, a.max_len, None)
-    apart = max(float((g - h).abs().max() / h.abs().max().clamp_min(1e-12)) for g, h in zip(grads(mine), grads(theirs), strict=True))
+    apart = max(
+        float((g - h).abs().max() / h.abs().max().clamp_min(1e-12)) for g, h in zip(grads(mine), grads(theirs), strict=True)
+    )
     loss_apart = abs(mine.item() - theirs.item()) / theirs.item()
-    assert loss_apart < 1e-5 and apart < 1e-3, (loss_apart, apart)
+    assert max(loss_apart * 100, apart) < 1e-3, (loss_apart, apart)
 
     def rate(run) -> float:
         begin, targets = time.process_time(), 0

@@ -1,10 +1,10 @@
-"""Does S3-Rec's pre-training pay, and for whom? The same encoder with and without it, users grouped by how little is known of them.
+"""Does S3-Rec's pre-training pay, and for whom? The same encoder with and without it, users grouped by how much is known.
 
     python -m studies.pretraining --data-root FOLDER [--seeds N] [--pretrain-epochs N]
 
-FOLDER holds amazon-beauty. Protocol as in studies.quality. Both arms share encoder, fine-tuning and stopping rule; they differ in stage one alone.
-Differences are paired by user: bootstrap interval and randomisation test, Holm-corrected over the groups. Result:
-studies/results/pretraining.{json,md}. A run that is stopped goes on where it was.
+FOLDER holds amazon-beauty. Protocol as in studies.quality. Both arms share encoder, fine-tuning and stopping rule; they differ
+in stage one alone. Differences are paired by user: bootstrap interval and randomisation test, Holm-corrected over the groups.
+Result: studies/results/pretraining.{json,md}. A run that is stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def main() -> None:
     lines = [
         "# S3-Rec's pre-training on amazon-beauty",
         "",
-        "NDCG@10 on the test part by the number of a user's training events; gain with 95 % interval, p of the paired randomisation test, Holm-corrected.",
+        "NDCG@10 on the test part by the number of a user's training events; gain with 95 % interval, p of the paired",
+        "randomisation test, Holm-corrected.",
         "Made by `python -m studies.pretraining`.",
         "",
         "| training events | users | pre-trained | from scratch | gain | p (Holm) |",
@@ -91,12 +92,26 @@ def main() -> None:
     ]
     for row in rows:
         low, high = row["training_events"]
-        group = "all" if (low, high) == (0, None) else f"{low} and more" if high is None else f"{low}" if low == high else f"{low} to {high}"
+        group = (
+            "all"
+            if (low, high) == (0, None)
+            else f"{low} and more"
+            if high is None
+            else f"{low}"
+            if low == high
+            else f"{low} to {high}"
+        )
         mean, down, up = row["gain"]
         lines.append(
-            f"| {group} | {row['users']:,} | {row['pre-trained']:.4f} | {row['from scratch']:.4f} | {mean:+.4f} [{down:+.4f}, {up:+.4f}] | {row['p_holm']:.4f} |"
+            f"| {group} | {row['users']:,} | {row['pre-trained']:.4f} | {row['from scratch']:.4f} "
+            f"| {mean:+.4f} [{down:+.4f}, {up:+.4f}] | {row['p_holm']:.4f} |"
         )
-    lines += ["", f"Seeds: {a.seeds}. CPU seconds of a fit: " + ", ".join(f"{k} {v:,.0f}" for k, v in found["fit_cpu_seconds"].items()) + "."]
+    lines += [
+        "",
+        f"Seeds: {a.seeds}. CPU seconds of a fit: "
+        + ", ".join(f"{k} {v:,.0f}" for k, v in found["fit_cpu_seconds"].items())
+        + ".",
+    ]
     (RESULTS / "pretraining.md").write_text("\n".join(lines) + "\n")
 
 
