@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from lmrs.errors import ContractError
@@ -50,8 +51,16 @@ class Budget:
         for name in ("epochs", "batch_size", "every"):
             if getattr(self, name) < 1:
                 raise ContractError(needed=f"{name} of at least 1", came=f"{name}={getattr(self, name)}")
-        if self.lr <= 0:
+        if not 0 < self.lr < math.inf:
             raise ContractError(needed="lr above 0", came=f"lr={self.lr}")
+        if self.patience is not None and self.patience < 1:
+            raise ContractError(needed="patience of at least 1, or None for no early stop", came=f"patience={self.patience}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ContractError(needed="weight_decay of at least 0", came=f"weight_decay={self.weight_decay}")
+        if self.clip is not None and not self.clip > 0:
+            raise ContractError(needed="clip above 0, or None", came=f"clip={self.clip}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ContractError(needed="betas in [0, 1)", came=f"betas={self.betas}")
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,7 @@ class Stage:
     view: View
     objective: Objective
     tuning: Tuning = Everything()  # noqa: RUF009 - a frozen value
-    budget: Budget = Budget()  # noqa: RUF009 - a frozen value
+    budget: Budget = Budget()
     start: str = "previous"
 
     def __post_init__(self) -> None:
@@ -99,13 +108,21 @@ class System:
 
     def __post_init__(self) -> None:
         gradient = [s for s in self.stages if isinstance(s, Stage)]
-        if isinstance(self.model, Control) != (not gradient and bool(self.stages)):
+        if not self.stages:
+            raise ContractError(needed="at least one stage", came="none", remedy="add a Stage, or an Estimate for a control")
+        if any(isinstance(stage, Stage) == isinstance(self.model, Control) for stage in self.stages):
             raise ContractError(
                 needed="Estimate stages for a control and Stages for a network",
                 came=f"{type(self.model).__name__} with {[type(s).__name__ for s in self.stages]}",
             )
         if isinstance(self.model, Control):
             return
+        if self.task.view.max_len > self.model.max_len:
+            raise ContractError(
+                needed=f"histories of at most {self.model.max_len} positions for {type(self.model).__name__}",
+                came=f"a task whose view has max_len={self.task.view.max_len}",
+                remedy="make the two max_len agree",
+            )
         for stage in gradient:
             longest = stage.view.max_len
             if longest > self.model.max_len:
