@@ -26,7 +26,8 @@ class Dataset:
     rating: float32[N] or None.
     type: int32[N] codes into `types`, or None. types: names of event types.
     items: catalogue table in vocab order (V rows; a column `item_id` at least), or None. `title` is the display column.
-    users: user table in vocab order, or None. edges: (head, relation, tail) table, or None.
+    users: user table in vocab order, or None.
+    edges: knowledge graph, or None: head, relation, tail as text, and head_item, tail_item: item numbers (null: not an item).
     about: where it came from and what was done (JSON values only): source, filters, counts dropped, warnings.
 
     The arrays may be memory-mapped and are never written to.

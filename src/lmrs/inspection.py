@@ -173,6 +173,8 @@ def _warnings(dataset: Dataset, found: dict, counts: np.ndarray) -> list[str]:
         said.append(f"all times lie before 1980 (last: {time['last']}): are they counters, or in another unit?")
     if about.get("quarantined"):
         said.append(f"{about['quarantined']:,} of {about['rows']:,} rows were set aside: {_reasons(about['quarantine_reasons'])}")
+    for file, count in about.get("quarantined_beside", {}).items():
+        said.append(f"{count:,} rows of {file} were set aside")
     if found["duplicates"] and not about.get("duplicates_dropped"):
         said.append(
             f"{found['duplicates']:,} events equal an earlier one in all that is stored (kept; --drop-duplicates drops them)"
@@ -201,7 +203,7 @@ def _warnings(dataset: Dataset, found: dict, counts: np.ndarray) -> list[str]:
 
 
 def _reasons(counts: dict[str, int]) -> str:
-    return ", ".join(f"{reason} ({count:,})" for reason, count in counts.items())
+    return ", ".join(f"{reason} ({count:,})" for reason, count in sorted(counts.items(), key=lambda entry: -entry[1]))
 
 
 def _odd_ids(what: str, ids: pa.Array) -> list[str]:

@@ -162,6 +162,8 @@ def by_time(dataset: Dataset, *, valid_from: float, test_from: float, next_only:
 
     Raises DataError for a dataset without times, or if a part is empty.
     """
+    if not dataset.n_events:
+        raise DataError(needed="events to split", came=f"none in {dataset.name}", remedy="use other data")
     if dataset.time is None:
         raise DataError(
             needed="times for a split by time",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,24 +42,39 @@ def names(file: TableFile) -> list[str]:
     return delimited.header(file.path, file.dialect)
 
 
-def read(file: TableFile, rejects: Rejects) -> pa.Table:
-    """The whole table; empty cells of text files are null."""
+Where = Callable[[int], tuple[int, str]]  # row of a table -> (line, or row of a Parquet file; the row as it stands)
+
+
+def read(file: TableFile, rejects: Rejects) -> tuple[pa.Table, Where]:
+    """(the whole table, where its rows stand); empty cells of text files are null."""
     if file.dialect is None:
         table = parquet.table(file.path)
-    else:
-        columns = names(file)
-        if len(set(columns)) < len(columns):
-            raise DataError(needed=f"distinct column names in {file.path.name}", came=", ".join(columns), remedy="rename one")
-        pieces = []
-        for chunk in delimited.read(file.path, columns=columns, dialect=file.dialect):
-            rejects.take(chunk.rejected)
-            pieces.append(pa.table(chunk.cells))
-        table = pa.concat_tables(pieces) if pieces else pa.table({name: pa.array([], pa.large_string()) for name in columns})
-        table = pa.table({name: _emptied(table.column(name)) for name in columns})
-        for name in file.words:
-            table = _put(table, name, pc.split_pattern(table.column(name), " "))
-        if file.flags:
-            table = table.append_column("genres", _flagged(table, file.flags)).drop_columns(list(file.flags))
+        return _renamed(table, file), lambda row: (row + 1, str(table.slice(row, 1).to_pylist()[0]))
+    columns = names(file)
+    if len(set(columns)) < len(columns):
+        raise DataError(needed=f"distinct column names in {file.path.name}", came=", ".join(columns), remedy="rename one")
+    chunks = []
+    for chunk in delimited.read(file.path, columns=columns, dialect=file.dialect):
+        rejects.take(chunk.rejected)
+        chunks.append(chunk)
+    first = np.cumsum([0, *(chunk.rows for chunk in chunks)])
+
+    def where(row: int) -> tuple[int, str]:
+        at = int(np.searchsorted(first, row, side="right")) - 1
+        return chunks[at].where(np.asarray([row - first[at]]))[0]
+
+    empty = pa.table({name: pa.array([], pa.large_string()) for name in columns})
+    table = pa.concat_tables([empty, *(pa.table(chunk.cells) for chunk in chunks)])
+    table = pa.table({name: _emptied(table.column(name)) for name in columns})
+    for name in file.words:
+        table = _put(table, name, pc.split_pattern(table.column(name), " "))
+    if file.flags:
+        table = table.append_column("genres", _flagged(table, file.flags)).drop_columns(list(file.flags))
+    return _renamed(table, file), where
+
+
+def _renamed(table: pa.Table, file: TableFile) -> pa.Table:
+    """Without RecBole's type suffixes, and with the names that the source gives."""
     plain = [name.split(":")[0] if _typed(table) else name for name in table.column_names]
     renamed = dict(file.rename)
     return table.rename_columns([renamed.get(name, name) for name in plain])
@@ -83,7 +99,7 @@ def _put(table: pa.Table, name: str, column: pa.ChunkedArray | pa.Array) -> pa.T
     return table.set_column(table.column_names.index(name), name, column)
 
 
-def keys(table: pa.Table, column: str, rejects: Rejects) -> tuple[pa.Table, pa.Array]:
+def keys(table: pa.Table, column: str, rejects: Rejects, where: Where) -> tuple[pa.Table, pa.Array]:
     """(rows with a usable id, their ids as text). An id given twice is an error; lenient reading keeps the first."""
     cells = table.column(column).combine_chunks() if table.num_rows else pa.array([], pa.large_string())
     if pa.types.is_string(cells.type):
@@ -97,11 +113,9 @@ def keys(table: pa.Table, column: str, rejects: Rejects) -> tuple[pa.Table, pa.A
     first = np.zeros(len(text), bool)
     first[np.unique(coded, return_index=True)[1]] = True
     reasons = {**bad, "id given twice": ~first & ~gone}
-    rejects.take(
-        Reject(int(row) + 1, column, reason, str(text[int(row)].as_py()))
-        for reason, mask in reasons.items()
-        for row in np.flatnonzero(mask)
-    )
+    for reason, mask in reasons.items():
+        places = [where(int(row)) for row in np.flatnonzero(mask)]
+        rejects.take(Reject(line, column, reason, raw) for line, raw in places)
     keep = pa.array(np.flatnonzero(first & ~gone))
     return table.take(keep), text.take(keep)
 

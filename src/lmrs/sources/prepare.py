@@ -190,9 +190,12 @@ def _shifted(where: Callable, at: np.ndarray) -> Callable:
 def _fill(work: Path, layout: Layout, *, made: dict, lenient: bool, drop_duplicates: bool, time_unit: str | None) -> None:
     """Reads everything of a layout into a new store folder."""
 
+    judges: list[Rejects] = []
+
     def judge(file: TableFile) -> Rejects:
         unit = "row" if file.dialect is None else "line"
-        return Rejects(file.path.name, unit=unit, quarantine=work / "quarantine.csv" if lenient else None)
+        judges.append(Rejects(file.path.name, unit=unit, quarantine=work / "quarantine.csv" if lenient else None))
+        return judges[-1]
 
     timed = "time" in layout.roles
     reading = _Events(layout, check.Clock(unit=time_unit), judge(layout.events))
@@ -207,13 +210,14 @@ def _fill(work: Path, layout: Layout, *, made: dict, lenient: bool, drop_duplica
     item_table, attributes, item_notes = _items(layout, reading.items.text(), judge)
     edges = None
     if layout.edges is not None:
-        link = catalogue.read(layout.link, judge(layout.link)) if layout.link else None
-        graph = catalogue.read(layout.edges, judge(layout.edges))
+        link = catalogue.read(layout.link, judge(layout.link))[0] if layout.link else None
+        graph, _ = catalogue.read(layout.edges, judge(layout.edges))
         edges = catalogue.edges(graph, link, item_table.column("item_id").combine_chunks(), where=layout.edges.path.name)
     about = made | {
         "rows": reading.rows,
         "events": found.events,
         "quarantined": reading.rejects.count,
+        "quarantined_beside": {each.file: each.count for each in judges[1:] if each.count},
         "quarantine_reasons": dict(reading.rejects.reasons),
         "filtered": reading.filtered,
         "duplicates": found.duplicates,
@@ -259,7 +263,8 @@ def _users(layout: Layout, seen: pa.Array, judge: Callable[[TableFile], Rejects]
     if layout.users is None:
         return pa.table({"user_id": seen}), []
     rejects = judge(layout.users)
-    table, ids = catalogue.keys(catalogue.read(layout.users, rejects), str(layout.user_key), rejects)
+    raw, where = catalogue.read(layout.users, rejects)
+    table, ids = catalogue.keys(raw, str(layout.user_key), rejects, where)
     table, known = catalogue.order(table, ids, column=str(layout.user_key), name="user_id", seen=seen)
     return table, _unknown("users", known, len(seen), layout.users.path)
 
@@ -275,8 +280,8 @@ def _items(layout: Layout, seen: pa.Array, judge: Callable[[TableFile], Rejects]
             table = table.append_column("title", titles.column("title").take(place))
         return table, {}, notes
     rejects = judge(layout.items)
-    raw = catalogue.read(layout.items, rejects)
-    table, ids = catalogue.keys(raw, str(layout.item_key), rejects)
+    raw, where = catalogue.read(layout.items, rejects)
+    table, ids = catalogue.keys(raw, str(layout.item_key), rejects, where)
     if layout.lists and "item_id" in table.column_names and layout.item_key != "item_id":
         # the lists hold places in the item table; what the world knows are the ids beside them
         place = pc.index_in(seen, value_set=ids)
@@ -285,7 +290,7 @@ def _items(layout: Layout, seen: pa.Array, judge: Callable[[TableFile], Rejects]
             raise DataError(
                 needed=f"every listed item in {layout.items.path.name}", came=f"'{lost}', which it lacks", remedy="mend it"
             )
-        table, ids = catalogue.keys(table, "item_id", rejects)
+        table, ids = catalogue.keys(table, "item_id", rejects, where)
         seen = ids.take(place)
         table, known = catalogue.order(table, ids, column="item_id", name="item_id", seen=seen)
     else:
