@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lmrs.answers import Jagged, Ranked, rank, rank_candidates
 from lmrs.candidates import draw
+from lmrs.errors import DataError
 from lmrs.measures import Lists, Ranks, Sampling
 from lmrs.models.network import Scorer
 from lmrs.objectives import Objective
@@ -26,7 +27,8 @@ class Judged:
     """Ranks and lists of Q queries, in the order of the Queries.
 
     ranks: of the true items. items: int32[Q, k], scores: float32[Q, k], best first, -1 / -inf where a list is shorter.
-    fallback: queries without history, answered by training popularity. truth_seen: share of queries whose truth was in the history.
+    fallback: queries without history, answered by training popularity. truth_seen: share of queries with a true item that was
+    in the history.
     sampled: ranks among drawn negatives instead of the whole catalogue, where that was asked for.
     """
 
@@ -70,12 +72,15 @@ def judge(
 
     k: length of the lists kept. seed: of the random order of tied scores, and of negatives.
     samplings: rank among drawn negatives as well. unknown: how many items beyond the vocabulary (V, V + 1, ...) are true items of
-    queries: the scorer cannot offer them, so they are misses. Raises DivergedError for scores that are not numbers.
+    queries: the scorer cannot offer them, so they are misses. Raises DivergedError for scores that are not numbers, DataError
+    if there is no query.
     """
+    if not len(queries):
+        raise DataError(needed="at least one query to judge by", came="none", remedy="use another split or more data")
     blocks: list[Ranked] = []
     drawn: dict[Sampling, list[Ranks]] = {sampling: [] for sampling in samplings}
     asked: list[np.ndarray] = []
-    fallback = 0
+    fallback = again = 0
     if reporter is not None:
         reporter.begin("ranking", len(queries))
     for which, scores, empty in questions(scorer, objective, task, queries, vocab, device):
@@ -89,6 +94,7 @@ def judge(
         for sampling, parts in drawn.items():
             parts.append(_among(sampling, scores, which, seen, truth, vocab, k, seed))
         asked.append(which)
+        again += int(_met_before(history, truth).sum())
         fallback += empty
         if reporter is not None:
             reporter.step(by=len(which))
@@ -99,9 +105,18 @@ def judge(
         items=np.concatenate([block.items for block in blocks])[order],
         scores=np.concatenate([block.scores for block in blocks])[order],
         fallback=fallback,
-        truth_seen=float(np.concatenate([block.truth_seen for block in blocks]).mean()),
+        truth_seen=again / len(queries),
         sampled={sampling: replace(_together(parts, order), sampling=sampling) for sampling, parts in drawn.items()},
     )
+
+
+def _met_before(history: Jagged, truth: Jagged) -> np.ndarray:
+    """bool[B]: some true item of the query is in its history, whether or not the history is left out of the ranking."""
+    width = 1 + int(max(history[1].max(initial=0), truth[1].max(initial=0)))
+    old, new = (np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) * width + items for offsets, items in (history, truth))
+    found = np.zeros(len(truth[0]) - 1, bool)
+    found[np.intersect1d(old, new) // width] = True
+    return found
 
 
 def _among(
