@@ -13,7 +13,6 @@ from lmrs.split import Train
 from lmrs.views import ItemSequence, Rows
 from lmrs.vocab import Vocab
 
-
 fast = settings(max_examples=50, deadline=None)
 
 

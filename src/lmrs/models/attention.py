@@ -1,7 +1,7 @@
 """Attention over jagged rows: the only place where padding exists.
 
-Rows of similar length share a rectangle (`Batch.buckets`); real positions are copied in and out by two operations that are each other's
-gradient. Causal rows are padded on the right, where nobody looks, so they need no mask at all.
+Rows of similar length share a rectangle (`Batch.buckets`); real positions are copied in and out by two operations that are each
+other's gradient. Causal rows are padded on the right, where nobody looks, so they need no mask at all.
 """
 
 from __future__ import annotations
@@ -78,16 +78,17 @@ def _allowed(batch: Batch, bucket: Bucket, visible: Visibility) -> Tensor | None
     seen = mask(visible, cells, bucket.length).to(device)
     if real is not None:
         seen = seen & real
-    # A padded query sees nothing; let it see itself so that no row of the softmax is empty.
-    seen = seen | torch.eye(bucket.length, dtype=torch.bool, device=device)
+    # Who sees nothing (padding, for one) sees itself, so that no row of the softmax is empty.
+    alone = ~seen.any(-1, keepdim=True)
+    seen = seen | (alone & torch.eye(bucket.length, dtype=torch.bool, device=device))
     return seen[:, None]
 
 
 def attend(mixed: Tensor, batch: Batch, visible: Visibility, *, heads: int, p: float, rng: torch.Generator | None) -> Tensor:
     """Scaled dot-product attention inside rows.
 
-    mixed: [N, 3 D], queries, keys and values side by side. p: dropout on the attention weights, in [0, 1). rng: None for no dropout.
-    Returns [N, D].
+    mixed: [N, 3 D], queries, keys and values side by side. p: dropout on the attention weights, in [0, 1). rng: None for no
+    dropout. Returns [N, D].
     """
     width = mixed.shape[1] // 3
     sizes = [b.flat.stop - b.flat.start for b in batch.buckets]
