@@ -175,9 +175,9 @@ class Recommender:
         rows = self._rows(histories)
         items, found = self._top(rows, banned, k, exclude_seen)
         if len(rows) > 1:
-            gap, size = found[:, :-1] - found[:, 1:], np.abs(found[:, :-1])
-            with np.errstate(invalid="ignore"):
-                close = ((gap <= _NEAR * np.maximum(size, 1e-6)) & np.isfinite(found[:, 1:])).any(axis=1)
+            real = np.where(np.isfinite(found), found.astype(np.float64), -1e300)
+            near = real[:, :-1] - real[:, 1:] <= _NEAR * np.maximum(np.abs(real[:, :-1]), 1e-6)
+            close = (near & np.isfinite(found[:, 1:])).any(axis=1)
             for row in np.flatnonzero(close).tolist():
                 items[row], found[row] = (each[0] for each in self._top(rows.take(np.array([row])), banned, k, exclude_seen))
         out = []

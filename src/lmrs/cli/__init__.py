@@ -9,6 +9,7 @@ import click
 
 from lmrs import __version__
 from lmrs.cli.compare import compare
+from lmrs.cli.data import data
 from lmrs.cli.demo import demo
 from lmrs.cli.evaluate import evaluate
 from lmrs.cli.fit import fit
@@ -38,7 +39,7 @@ def lmrs(debug: bool) -> None:
     """Language-modelling recommenders: fit, evaluate, compare, recommend."""
 
 
-for _command in (demo, systems, fit, evaluate, compare, recommend):
+for _command in (demo, data, systems, fit, evaluate, compare, recommend):
     lmrs.add_command(_command)
 
 
