@@ -182,7 +182,7 @@ def test_a_lenient_catalogue_keeps_the_first_of_two_rows(tmp_path: Path, cache: 
     assert (data.about["quarantined"], data.about["quarantined_beside"]) == (0, {"items.csv": 3})
     lines = [line.split(",")[:4] for line in (tmp_path / "aside.csv").read_text().splitlines()[1:]]
     assert sorted(lines) == [
-        ["items.csv", "3", "item", "empty"],
+        ["items.csv", "3", "item", "missing"],
         ["items.csv", "4", "item", "id given twice"],
         ["items.csv", "5", "", "1 columns where 2 are named"],
     ]
