@@ -35,6 +35,8 @@ PARTS = {
     "system": [system.Paper, system.Budget, system.Stage, system.Estimate, system.System],
 }
 
+_OWN = "lmrs_own_"  # how the modules of users' files are called
+
 
 @cache
 def register() -> dict[str, type]:
@@ -134,7 +136,7 @@ def load_file(path: Path | str) -> ModuleType:
     path = Path(path).resolve()
     if not path.is_file():
         raise UserError(needed=f"the Python file {path}", came="no such file", remedy="check the path, or put the file back")
-    name = f"lmrs_own_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    name = f"{_OWN}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
@@ -146,11 +148,16 @@ def load_file(path: Path | str) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise UserError(needed=f"a Python file that runs: {path}", came=_where(error, path), remedy="mend it") from error
+        raise UserError(needed=f"a Python file that runs: {path}", came=where(error, path), remedy="mend it") from error
     return module
 
 
-def _where(error: Exception, path: Path) -> str:
+def is_own(thing: object) -> bool:
+    """Whether a function or class comes from a file that `load_file` ran."""
+    return getattr(thing, "__module__", "").startswith(_OWN)
+
+
+def where(error: Exception, path: Path | str) -> str:
     """The error in one line, with the last line of `path` that took part."""
     line, trace = error.lineno if isinstance(error, SyntaxError) else None, error.__traceback__
     while trace is not None:

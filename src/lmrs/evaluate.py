@@ -89,16 +89,7 @@ def evaluate(
     if isinstance(recommender, Fitted):
         cost = cost or cost_of(recommender)
         recommender = Recommender.of(recommender)
-    chosen = [parse(each) if isinstance(each, str) else each for each in measures]
-    if not chosen:
-        raise UserError(needed="at least one measure", came="none", remedy=f"such as {MEASURES[0]}")
-    for each in chosen:
-        if isinstance(each, RMSE | MAE):
-            raise UserError(
-                needed="measures of a ranking",
-                came=f"{each}, a measure of predicted ratings",
-                remedy=f"choose among {', '.join(MEASURES)}",
-            )
+    chosen = chosen_measures(measures)
     queries = _part(asked, part) if isinstance(asked, Split) else asked
     matched, unknown, facts = match(queries, recommender)
     samplings = tuple(dict.fromkeys(each.sampling for each in chosen if isinstance(each, Sampled)))
@@ -127,6 +118,21 @@ def evaluate(
         table=_table(queries, per_user),
         facts={**facts, "without_history": judged.fallback, "truth_seen": judged.truth_seen},
     )
+
+
+def chosen_measures(measures: Sequence[str | Measure]) -> list[Measure]:
+    """The measures as values. Raises UserError for none, an unknown one, and one that does not judge rankings."""
+    chosen = [parse(each) if isinstance(each, str) else each for each in measures]
+    if not chosen:
+        raise UserError(needed="at least one measure", came="none", remedy=f"such as {MEASURES[0]}")
+    for each in chosen:
+        if isinstance(each, RMSE | MAE):
+            raise UserError(
+                needed="measures of a ranking",
+                came=f"{each}, a measure of predicted ratings",
+                remedy=f"choose among {', '.join(MEASURES)}",
+            )
+    return chosen
 
 
 def match(queries: Queries, recommender: Recommender) -> tuple[Queries, int, dict[str, float]]:

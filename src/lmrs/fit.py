@@ -119,8 +119,14 @@ class Execution:
     precision: str = "fp32"
 
     def resolved(self) -> torch.device:
+        """The device. Raises ContractError for one that is unknown or not there."""
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        kind = self.device.partition(":")[0]
+        if kind not in ("cpu", "cuda"):
+            raise ContractError(needed="the device cpu, cuda or auto", came=repr(self.device))
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise ContractError(needed="a CUDA device that torch can use", came="none", remedy="use the device cpu")
         return torch.device(self.device)
 
 

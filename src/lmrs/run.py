@@ -17,7 +17,7 @@ from lmrs.cards import Cost, Spent, peak_memory_bytes
 from lmrs.dataset import Dataset
 from lmrs.distributed import Group
 from lmrs.errors import CheckpointError, DataError, UserError, did_you_mean
-from lmrs.evaluate import MEASURES, Evaluation, cost_of, evaluate
+from lmrs.evaluate import MEASURES, Evaluation, chosen_measures, cost_of, evaluate
 from lmrs.files import write_atomic
 from lmrs.fit import Execution, Fitted, fit
 from lmrs.hardware import probes
@@ -148,6 +148,8 @@ def train(
     fit raises.
     """
     reporter = reporter or Reporter(quiet=True)
+    device = str(execution.resolved())  # what can be known to be wrong is told before anything is loaded
+    chosen_measures(measures)
     function = settings.find(system)
     made = settings.make(function, given)
     dataset, divided = loaded or _loaded(data, reporter)
@@ -160,7 +162,7 @@ def train(
         execution={**asdict(execution), "threads": torch.get_num_threads()},
         versions={"lmrs": __version__, "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
     )
-    main = Group.current(device=str(execution.resolved())).is_main
+    main = Group.current(device=device).is_main
     if main:
         with RunLock(out):
             _check_folder(out, record, resume)

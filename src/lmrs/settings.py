@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from lmrs.errors import UserError, did_you_mean
+from lmrs.describe import is_own, load_file, where
+from lmrs.errors import LmrsError, UserError, did_you_mean
 from lmrs.system import System
 
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -19,7 +20,6 @@ def find(name: str) -> Callable[..., System]:
 
     Raises UserError for an unknown name, file or function, with the nearest ones.
     """
-    from lmrs.describe import load_file
     from lmrs.systems import CATALOGUE
 
     path, colon, function = name.rpartition(":")
@@ -131,8 +131,21 @@ def complete(function: Callable[..., System], given: Mapping[str, Any]) -> dict[
 
 
 def make(function: Callable[..., System], given: Mapping[str, Any]) -> System:
-    """The System that the function makes. Raises UserError if it makes something else."""
-    made = function(**given)
+    """The System that the function makes.
+
+    Raises UserError for a keyword that must be given, if the function makes something else, and if one's own function fails.
+    """
+    every = complete(function, given)
+    try:
+        made = function(**every)
+    except LmrsError:
+        raise
+    except Exception as error:
+        if not is_own(function):
+            raise
+        raise UserError(
+            needed=f"a System from {function.__name__}", came=where(error, inspect.getfile(function)), remedy="mend it"
+        ) from error
     if not isinstance(made, System):
         raise UserError(needed=f"a System from {function.__name__}", came=type(made).__name__, remedy="return lmrs.System(...)")
     return made

@@ -44,14 +44,13 @@ def evaluate(
     """
     from pathlib import Path
 
-    from lmrs.evaluate import MEASURES
+    from lmrs.evaluate import MEASURES, chosen_measures
     from lmrs.fit import Execution
     from lmrs.hardware import use_threads
-    from lmrs.measures import parse
     from lmrs.progress import Reporter
     from lmrs.run import again
 
-    wanted = [str(parse(name)) for name in measures] or list(MEASURES)
+    wanted = [str(each) for each in chosen_measures(measures or MEASURES)]
     use_threads(threads)
     how: dict[str, Any] = {} if seed is None else {"seed": seed}
     other = options.the_data(**data) if data["data"] is not None else None
