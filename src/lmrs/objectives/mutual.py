@@ -105,6 +105,12 @@ class Mutual:
         assert isinstance(head, MutualHead)
         table, target = network.output().table, prepared.channels["target"]
         hidden = target >= 0
+        if table.shape[1] != network.dim:
+            raise ContractError(
+                needed="items as wide as the states for Mutual",
+                came=f"widths {table.shape[1]} and {network.dim}",
+                remedy="leave item_dim out",
+            )
         states = network(prepared, self.visible, rng).to(table)
         ends = []
         if self.sp:
