@@ -72,7 +72,7 @@ ENTRIES = {
     "ml-100k-bert4rec": Entry(
         "ml-100k", "bert4rec", {**ML100K, "batch_size": 32, "every": 4, "patience": 8}, 5, (0.185, 0.095), (0.20, 0.105)
     ),
-    "ml-1m-sasrec": Entry("ml-1m", "sasrec", {**ML1M, "epochs": 80, "patience": 5}, 1, (0.300, 0.172), (0.313, 0.178)),
+    "ml-1m-sasrec": Entry("ml-1m", "sasrec", {**ML1M, "epochs": 52, "patience": 5}, 1, (0.300, 0.172), (0.313, 0.178)),
     "ml-1m-bert4rec": Entry(
         "ml-1m",
         "bert4rec",
@@ -150,6 +150,7 @@ def run(name: str, root: Path | None, runs: Path, seeds: int | None) -> None:
         "measures": intervals,
         "version": __version__,
     }
+    RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
