@@ -32,7 +32,7 @@ def caser(
     lr: float = 1e-3,
     weight_decay: float = 1e-6,
     epochs: int = 200,
-    batch_size: int = 128,
+    batch_size: int = 32,
     patience: int | None = 10,
     every: int = 1,
 ) -> System:
