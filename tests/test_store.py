@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmrs import store
+from lmrs import sorting, store
 from lmrs.dataset import Dataset
 from lmrs.errors import DataError, StorageError
 from lmrs.sources import synthetic
@@ -24,7 +24,7 @@ def sort_on_disk(user: np.ndarray, item: np.ndarray, time: np.ndarray | None, *,
         folder = Path(parent) / "store"
         with store.building(folder) as work:
             columns = ("item",) if time is None else ("item", "time")
-            with store.EventWriter(work, columns=columns) as writer:
+            with sorting.EventWriter(work, columns=columns) as writer:
                 for lo in range(0, len(user), chunk):
                     piece = slice(lo, lo + chunk)
                     writer.add(user[piece], {"item": item[piece]} | ({} if time is None else {"time": time[piece]}))
@@ -56,8 +56,8 @@ def sort_on_disk(user: np.ndarray, item: np.ndarray, time: np.ndarray | None, *,
 )
 def test_bounded_sort_equals_a_plain_stable_sort(rows: list, bucket: int, piece: int, timed: bool, drop: bool) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "BUCKET", bucket)
-        patch.setattr(store, "PIECE", piece)
+        patch.setattr(sorting, "BUCKET", bucket)
+        patch.setattr(sorting, "PIECE", piece)
         user, item, time = (np.asarray(column) for column in zip(*rows, strict=True))
         found, items, times, offsets = sort_on_disk(user, item, time if timed else None, n_users=8, chunk=piece, drop=drop)
     seen: set = set()

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lmrs import store
+from lmrs import sorting, store
 from lmrs.dataset import Dataset
 from lmrs.errors import DataError
 from lmrs.files import sha256_file, storage
@@ -199,7 +199,7 @@ def _fill(work: Path, layout: Layout, *, made: dict, lenient: bool, drop_duplica
 
     timed = "time" in layout.roles
     reading = _Events(layout, check.Clock(unit=time_unit), judge(layout.events))
-    with store.EventWriter(work, columns=tuple(role for role in store.DTYPES if role in layout.roles)) as writer:
+    with sorting.EventWriter(work, columns=tuple(role for role in sorting.DTYPES if role in layout.roles)) as writer:
         for user, values in reading.read():
             writer.add(user, values)
         if not writer.counts.sum():
