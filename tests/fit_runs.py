@@ -187,7 +187,8 @@ class Runner:
     def __exit__(self, *error: object) -> None:
         self.process.stdin.close()
         self.process.stdout.close()
-        self.process.wait(10)
+        self.process.kill()  # nothing is left to tidy, and a Python with torch takes seconds to leave
+        self.process.wait()
 
 
 if __name__ == "__main__":

@@ -143,7 +143,9 @@ def test_a_class_of_ones_own_is_found_in_its_file(tmp_path: Path) -> None:
     assert described == {"kind": "Chain", "file": str(file), "order": 3}
     assert describe.from_json(described) == chain
     assert describe.files([described, described]) == [file]
-    with pytest.raises(CheckpointError, match=r"needed the dataclass Chian in .*mine.py, got none of that name; did you mean Chain"):
+    with pytest.raises(
+        CheckpointError, match=r"needed the dataclass Chian in .*mine.py, got none of that name; did you mean Chain"
+    ):
         describe.from_json({**described, "kind": "Chian"})
     with pytest.raises(CheckpointError, match="needed the dataclass Plain"):
         describe.from_json({**described, "kind": "Plain"})

@@ -360,3 +360,13 @@ def test_a_parameter_without_a_gradient_stays(split):
 
 def test_interrupted_is_not_a_mistake_of_the_user():
     assert not issubclass(Interrupted, UserError)
+
+
+@pytest.mark.parametrize("named", ["sasrec", "bert4rec"])
+def test_bf16_is_close_and_repeats(split, named):
+    execution = Execution(device="cpu", precision="bf16")
+    half, full = run(named, split, execution=execution), run(named, split)
+    assert digest(half) == digest(run(named, split, execution=execution))
+    assert digest(half)["weights"] != digest(full)["weights"]
+    for line, expected in zip(half.log, full.log, strict=True):
+        assert line["loss"] == pytest.approx(expected["loss"], rel=0.01)

@@ -1,7 +1,7 @@
 """Batch: jagged rows of flat channels. Padding is a view of it, never the truth.
 
-Shape letters used everywhere: N flat positions of the batch, B rows, T positions of the longest row in a bucket, D width, E width of
-the item space, V items, K candidates, M charged positions.
+Shape letters used everywhere: N flat positions of the batch, B rows, T positions of the longest row in a bucket, D width,
+E width of the item space, V items, K candidates, M charged positions.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Batch:
         return replace(self, channels={**self.channels, **channels})
 
     def keep(self, mask: Tensor) -> Batch:
-        """Only the positions where mask (bool[N]) holds. The rows must stay sorted by length, as they do when each loses equally many."""
+        """Only the positions where mask (bool[N]) holds. Rows must stay sorted by length, as when each loses equally many."""
         kept = torch.zeros(self.n_rows, dtype=torch.int64).index_add_(0, self.row_of.cpu(), mask.cpu().long())
         return replace(
             self, channels={k: v[mask] for k, v in self.channels.items()}, offsets=torch.cat([kept.new_zeros(1), kept.cumsum(0)])

@@ -20,7 +20,7 @@ class Everything:
 
 @dataclass(frozen=True)
 class Part:
-    """Parameters of the network whose name matches one of the patterns (shell style: "adapter.*", "blocks.1.*"), and the head's."""
+    """Parameters of the network whose name matches a pattern (shell style: "adapter.*", "blocks.1.*"), and the head's."""
 
     patterns: tuple[str, ...]
 

@@ -31,7 +31,7 @@ class PostNorm:
 
 @dataclass(frozen=True)
 class PreNorm:
-    """x = x + Drop(attention(LN(x))), x = x + Drop(W2 gelu(W1 LN(x))), feed-forward width `expand` D; a final LN closes the stack."""
+    """x = x + Drop(attention(LN(x))), x = x + Drop(W2 gelu(W1 LN(x))), feed-forward width `expand` D; an LN closes the stack."""
 
     expand: int = 4
     final_norm = True
@@ -91,8 +91,8 @@ class _Block(nn.Module):
 class Gated:
     """The LiGR block: pre-norm, a learned gate on each residual branch, SwiGLU feed-forward of width `expand` D.
 
-    x = x + attention(N(x)) . sig(Wg x), x = x + (W3 (silu(W1 N(x)) . W2 N(x))) . sig(Wf x) (Borisyuk et al. 2025, LiGR, arXiv 2502.03417, as
-    used by eSASRec, arXiv 2508.06450).
+    x = x + attention(N(x)) . sig(Wg x), x = x + (W3 (silu(W1 N(x)) . W2 N(x))) . sig(Wf x)
+    (Borisyuk et al. 2025, LiGR, arXiv 2502.03417, as used by eSASRec, arXiv 2508.06450).
     """
 
     expand: int = 4

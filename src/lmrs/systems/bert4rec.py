@@ -32,14 +32,17 @@ def bert4rec(
 ) -> System:
     """A bidirectional transformer that fills in hidden items; asked with a mask after the history (sections 3.3-3.7).
 
-    hide: share of hidden positions (the paper: .6 Beauty, .2 MovieLens). last: share of rows that hide their last item alone, as the
-    released code's extra copy does (one copy in eleven). most: largest number hidden in a row. stride, jitter: windows over long histories.
+    hide: share of hidden positions (the paper: .6 Beauty, .2 MovieLens). last: share of rows that hide their last item alone,
+    as the released code's extra copy does (one copy in eleven). most: largest number hidden in a row. stride, jitter: windows over
+    long histories.
     decay: warm up and decay the learning rate linearly over all epochs with weight decay .01, as the released code does.
     positions: False leaves the position embedding out (the paper's ablation).
 
-    Replicability (Petrov & Macdonald, RecSys 2022): the released code stops about thirty times too early; here training goes on until
-    validation stops rising. Departures: masks are drawn anew for each batch (code: ten fixed copies); validation items are not trained
-    on (code: they are); attention dropout is off by default (code: .2); lr 1e-3 without decay by default (code: 1e-4, decayed).
+    Replicability (Petrov & Macdonald, RecSys 2022): the released code stops about thirty times too early; here training goes on
+    until validation stops rising.
+
+    Departures: masks are drawn anew for each batch (code: ten fixed copies); validation items are not trained on (code: they
+    are); attention dropout is off by default (code: .2); lr 1e-3 without decay by default (code: 1e-4, decayed).
     """
     sequence = views.ItemSequence(max_len=max_len, stride=stride, jitter=jitter)
     return System(

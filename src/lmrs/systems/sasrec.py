@@ -31,13 +31,14 @@ def sasrec(
 ) -> System:
     """A causal transformer over item ids that predicts the next item at every position.
 
-    loss: "softmax" (exact, over the catalogue), "sampled" (shared negatives, log-Q correction), "bce" (the paper's: one negative unless
-    `negatives` says more) or "gbce" (gSASRec). Papers that say "SASRec" mean any of the four; the choice decides the score.
+    loss: "softmax" (exact, over the catalogue), "sampled" (shared negatives, log-Q correction), "bce" (the paper's: one negative
+    unless `negatives` says more) or "gbce" (gSASRec). Papers that say "SASRec" mean any of the four; the choice decides the
+    score.
     negatives: drawn for "sampled" and "gbce" (and for "bce" if not 256). alpha: popularity exponent of the draw (0 = uniform).
     stride, jitter: read a history longer than max_len as windows (views.ItemSequence) instead of its last max_len items alone.
 
-    Departures: attention weights are not dropped out; weights start from a cut normal (.02); by default the loss is the full softmax
-    (paper: bce with one negative); Adam's second moment decays with .999 (code: .98).
+    Departures: attention weights are not dropped out; weights start from a cut normal (.02); by default the loss is the full
+    softmax (paper: bce with one negative); Adam's second moment decays with .999 (code: .98).
     """
     sequence = views.ItemSequence(max_len=max_len, stride=stride, jitter=jitter)
     return System(

@@ -25,8 +25,8 @@ SCORE_CELLS = 16_000_000  # scores held at once: 64 MB in fp32, whatever the cat
 class NextItem:
     """Rank all items for a history.
 
-    view: how a history is read. exclude_seen: leave items of the history out of the ranking (the usual protocol; a target that was
-    seen before stays a candidate and is counted in the report).
+    view: how a history is read. exclude_seen: leave items of the history out of the ranking (the usual protocol; a target that
+    was seen before stays a candidate and is counted in the report).
     """
 
     view: View
