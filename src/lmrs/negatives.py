@@ -52,7 +52,7 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Popularity:
-    """k items drawn with probability ~ (training count)^alpha. alpha: 1 by count, .75 or .5 flatter, 0 uniform over seen items."""
+    """k items drawn with probability ~ (training count)^alpha: 1 by count, .75 or .5 flatter, 0 uniform over seen items."""
 
     k: int = 1
     alpha: float = 1.0

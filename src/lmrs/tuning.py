@@ -49,7 +49,8 @@ Tuning = Everything | Part | Head | Nothing
 
 def apply(tuning: Tuning, modules: nn.Module) -> tuple[list[str], list[str]]:
     """Set requires_grad by name; returns (tuned, frozen) names. Raises ContractError if a Part matches nothing."""
-    tuned, frozen = [], []
+    tuned: list[str] = []
+    frozen: list[str] = []
     for name, parameter in modules.named_parameters():
         parameter.requires_grad_(tuning.chooses(name))
         (tuned if parameter.requires_grad else frozen).append(name)

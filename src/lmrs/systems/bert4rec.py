@@ -33,8 +33,8 @@ def bert4rec(
     """A bidirectional transformer that fills in hidden items; asked with a mask after the history (sections 3.3-3.7).
 
     hide: share of hidden positions (the paper: .6 Beauty, .2 MovieLens). last: share of rows that hide their last item alone,
-    as the released code's extra copy does (one copy in eleven). most: largest number hidden in a row. stride, jitter: windows over
-    long histories.
+    as the released code's extra copy does (one copy in eleven). most: largest number hidden in a row.
+    stride, jitter: windows over long histories.
     decay: warm up and decay the learning rate linearly over all epochs with weight decay .01, as the released code does.
     positions: False leaves the position embedding out (the paper's ablation).
 
