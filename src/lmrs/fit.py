@@ -11,14 +11,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import re
 import signal
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +23,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from lmrs import __version__, checkpoint, taxonomy, tuning
+from lmrs import __version__, taxonomy, tuning
 from lmrs.batch import Batch
 from lmrs.distributed import Group
-from lmrs.errors import CheckpointError, ContractError, DataError, DivergedError, LmrsError
-from lmrs.files import storage, write_atomic
+from lmrs.errors import ContractError, DataError, DivergedError
+from lmrs.interrupts import Interrupted, Stop
+from lmrs.journal import Journal, Progress, assign, assign_optimizer
 from lmrs.judge import judge
 from lmrs.lock import RunLock
 from lmrs.measures import RankMeasure, parse
@@ -44,16 +41,6 @@ from lmrs.split import Split, sealed
 from lmrs.system import Budget, Stage, System
 from lmrs.views import Rows
 from lmrs.vocab import Vocab
-
-CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
-
-
-class Interrupted(LmrsError):
-    """The run was asked to stop; its state is saved. code: what a shell expects as exit status (130 Ctrl-C, 143 SIGTERM)."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,30 +66,6 @@ class Fitted:
     seconds: float
     cpu_seconds: float
     seed: int = 0
-
-
-@dataclass
-class Progress:
-    """Where a run stands; JSON in a checkpoint. sums, counts: the epoch's loss so far. log_bytes: length of metrics.jsonl."""
-
-    stage: int = 0
-    epoch: int = 0
-    step: int = 0
-    total_steps: int = 0
-    stage_steps: int = 0
-    targets: int = 0
-    best: float | None = None
-    best_epoch: int = -1
-    stale: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    log_bytes: int = 0
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    trained: int = 0
-    moved: list[dict[str, int]] = field(default_factory=list)
-    before: dict[str, str] = field(default_factory=dict)
-    finished: bool = False
 
 
 @dataclass(frozen=True)
@@ -181,12 +144,9 @@ class _Run:
         self.execution, self.reporter, self.group = execution, reporter, group
         self.device = torch.device(group.device)
         self.vocab = replace(split.dataset.vocab, counts=split.train.counts())
-        self.progress = Progress()
-        self.log: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] = {}
-        self.stop_signal = 0  # what this process was told; all of them stop together, see _stopping
-        self.clock, self.cpu_clock = time.perf_counter(), time.process_time()
-        self.identity = {
+        self.stop = Stop()
+        identity = {
             "system": repr(system),
             "data": split.dataset.fingerprint,
             "split": json.dumps(split.about, sort_keys=True),
@@ -194,6 +154,11 @@ class _Run:
             "precision": execution.precision,
             "lmrs": __version__,
         }
+        self.journal = Journal(folder, identity, group, reporter.say)
+
+    @property
+    def progress(self) -> Progress:
+        return self.journal.progress
 
     # -- the plan ------------------------------------------------------------------------------------------------
 
@@ -203,16 +168,16 @@ class _Run:
                 _watched(stage.budget)  # a misspelt one is told now, not after the first epoch
         saved = None
         if resume:
-            saved = self._restore()
+            saved = self.journal.restore()
         else:
-            self._fresh()
+            self.journal.fresh()
         scorer = self._build(0)
         if isinstance(scorer, ControlScorer):
             return self._estimate(scorer)
         assert isinstance(scorer, Network)
         network = scorer
         objective: Objective | None = None
-        with self._signals():
+        with self.stop:
             for number, stage in enumerate(self.system.stages):
                 assert isinstance(stage, Stage)
                 objective = stage.objective
@@ -221,20 +186,20 @@ class _Run:
                 if stage.start == "new" and number > 0 and saved is None:
                     network = self._build(number)
                 if self.progress.finished:
-                    _assign(self._modules(network, stage, number), saved or {}, "now.")
+                    assign(self._modules(network, stage, number), saved or {}, "now.")
                     break
                 self._train(stage, number, network, saved)
                 saved = None
             if self._stopping():
                 raise self._interrupted()
-        self._count_time()
+        self.journal.count_time()
         return Fitted(
             system=self.system,
             split=self.split,
             vocab=self.vocab,
             scorer=network,
             objective=objective,
-            log=self.log,
+            log=self.journal.log,
             moved=self.progress.moved,
             steps=self.progress.total_steps,
             targets=self.progress.targets,
@@ -248,7 +213,7 @@ class _Run:
     def _estimate(self, scorer: ControlScorer) -> Fitted:
         self.reporter.say(f"counting {self.split.train.n_events:,} events")
         scorer.estimate(self.split.train)
-        self._count_time()
+        self.journal.count_time()
         return Fitted(
             self.system, self.split, self.vocab, scorer, None, [], [], 0, self.split.train.n_events, 0, 0,
             self.progress.seconds, self.progress.cpu_seconds, self.seed,
@@ -281,9 +246,9 @@ class _Run:
             progress.before = taxonomy.fingerprints(modules)
             self.best = {}
         else:
-            _assign(modules, saved, "now.")
+            assign(modules, saved, "now.")
             self.best = {k.removeprefix("best."): v for k, v in saved.items() if k.startswith("best.")}
-            _restore_optimizer(optimizer, modules, saved)
+            assign_optimizer(optimizer, modules, saved)
         for parameter in modules.parameters():
             self.group.broadcast_([parameter.data])
         first = self._rows(stage, number, 0)
@@ -316,7 +281,7 @@ class _Run:
                 self._save(modules, optimizer)
                 raise self._interrupted()
         if self.best:
-            _assign(modules, self.best, "")
+            assign(modules, self.best, "")
         self._end_stage(number, modules, tuned)
 
     def _end_stage(self, number: int, modules: nn.ModuleDict, tuned: list[str]) -> None:
@@ -409,7 +374,7 @@ class _Run:
             else:
                 progress.stale += 1
                 stop = stop or (budget.patience is not None and progress.stale >= budget.patience)
-        self._append(line)
+        self.journal.append(line)
         if "valid" in line or stop:
             shown = " ".join(f"{name} {value:.4f}" for name, value in losses.items())
             valid = (
@@ -427,100 +392,16 @@ class _Run:
         )
         return float(np.mean(_watched(stage.budget)(judged.ranks)))
 
-    # -- what is kept ----------------------------------------------------------------------------------------------
-
-    def _append(self, line: dict[str, Any]) -> None:
-        self.log.append(line)
-        if self.folder is not None and self.group.is_main:
-            text = (json.dumps(line) + "\n").encode()
-            path = self.folder / METRICS
-            with storage(path, size=len(text)), open(path, "ab") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            self.progress.log_bytes += len(text)
-
-    def _count_time(self) -> None:
-        now, cpu = time.perf_counter(), time.process_time()
-        self.progress.seconds += now - self.clock
-        self.progress.cpu_seconds += cpu - self.cpu_clock
-        self.clock, self.cpu_clock = now, cpu
-
     def _save(self, modules: nn.ModuleDict, optimizer: torch.optim.Optimizer | None) -> None:
         for name, tensor in modules.state_dict().items():
             if not tensor.isfinite().all():  # so that every checkpoint is a good one
                 raise self._diverged(None, None, f"NaN or infinity in {name}")
-        if self.folder is None or not self.group.is_main:
-            return
-        self._count_time()
-        tensors = {f"now.{name}": tensor for name, tensor in modules.state_dict().items()}
-        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
-        if optimizer is not None:
-            for name, parameter in modules.named_parameters():
-                tensors |= {f"optimizer.{name}|{slot}": value for slot, value in optimizer.state.get(parameter, {}).items()}
-        state = {"identity": self.identity, "torch": torch.__version__, "progress": json.loads(json.dumps(asdict(self.progress)))}
-        checkpoint.save(self.folder / CHECKPOINTS, checkpoint.step_name(self.progress.total_steps), tensors, state)
-
-    def _fresh(self) -> None:
-        if self.folder is not None and self.group.is_main:
-            if checkpoint.steps(self.folder / CHECKPOINTS):
-                raise CheckpointError(
-                    needed=f"an empty run folder: {self.folder}",
-                    came="one with checkpoints",
-                    remedy="add --resume, or choose another --out",
-                )
-            write_atomic(self.folder / METRICS, b"")
-        self.group.barrier()
-
-    def _restore(self) -> dict[str, Tensor] | None:
-        """The tensors of the newest whole checkpoint, with `self.progress` set; None if there is none."""
-        if self.folder is None:
-            raise CheckpointError(needed="a run folder to resume from", came="none", remedy="pass out=")
-        folder = self.folder / CHECKPOINTS
-        if self.group.is_main:
-            with storage(folder):
-                checkpoint.recover(folder)
-        self.group.barrier()
-        found = checkpoint.latest(folder, report=self.reporter.say)
-        log = self.folder / METRICS
-        if found is None:
-            self.reporter.say("no checkpoint yet: starting from the beginning")
-            if self.group.is_main:
-                write_atomic(log, b"")
-            return None
-        tensors, state = checkpoint.load(found)
-        made = state.get("identity", {})
-        changed = [_difference(key, made.get(key), value) for key, value in self.identity.items() if made.get(key) != value]
-        if changed:
-            raise CheckpointError(
-                needed=f"the run that made {found}",
-                came="; ".join(changed),
-                remedy="use the same system, options, data and seed, or a new --out",
-            )
-        self.progress = Progress(**state["progress"])
-        kept = log.read_bytes()[: self.progress.log_bytes] if log.exists() else b""
-        if len(kept) < self.progress.log_bytes:
-            raise CheckpointError(
-                needed=f"{self.progress.log_bytes} bytes of {log}", came=f"{len(kept)}", remedy="restore the file or start anew"
-            )
-        try:
-            self.log = [json.loads(line) for line in kept.splitlines()]
-        except ValueError as error:
-            raise CheckpointError(
-                needed=f"lines of JSON in {log}", came=str(error), remedy="restore the file or start anew"
-            ) from error
-        if self.group.is_main:
-            write_atomic(log, kept)
-        self.reporter.say(f"resuming from {found.name}")
-        if state["torch"] != torch.__version__:
-            self.reporter.say(f"it was made with torch {state['torch']}, this is {torch.__version__}: the last bits may differ")
-        return tensors
+        self.journal.save(modules, self.best, optimizer)
 
     # -- what goes wrong ---------------------------------------------------------------------------------------------
 
     def _diverged(self, stage: Stage | None, rows: Rows | None, what: str) -> DivergedError:
         """The error that says what happened where, and what is left. stage, rows: None where the step before is to blame."""
-        good = checkpoint.steps(self.folder / CHECKPOINTS)[-1:] if self.folder is not None else []
         where = f"after step {self.progress.total_steps}"
         if stage is not None and rows is not None:
             users = ", ".join(self.split.dataset.vocab.users.take(pa.array(rows.user[:3])).to_pylist())
@@ -530,54 +411,16 @@ class _Run:
         return DivergedError(
             needed="finite numbers in training",
             came=f"{what} {where}",
-            remedy=f"lower lr or set clip; the last good state is {good[0] if good else 'not saved'}",
+            remedy=f"lower lr or set clip; the last good state is {self.journal.newest or 'not saved'}",
         )
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM finish the step first. A second Ctrl-C stops at once.
-
-        A SIGTERM after a Ctrl-C does not: torchrun sends one to processes that the terminal has told already.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        old: dict[int, Any] = {}
-
-        def note(number: int, frame: object) -> None:
-            if number == self.stop_signal == signal.SIGINT:
-                raise KeyboardInterrupt
-            self.stop_signal = self.stop_signal or number
-
-        for kind in (signal.SIGINT, signal.SIGTERM):
-            old[kind] = signal.signal(kind, note)
-        try:
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
 
     def _stopping(self) -> bool:
         """Whether any process was told to stop: all of them have to leave at the same step."""
-        return self.group.any(self.stop_signal != 0)
+        return self.group.any(self.stop.signal != 0)
 
     def _interrupted(self) -> Interrupted:
         kept = "nothing was kept (no run folder)" if self.folder is None else f"state saved in {self.folder}; go on with --resume"
-        return Interrupted(128 + (self.stop_signal or signal.SIGTERM), f"stopped at step {self.progress.total_steps}; {kept}")
-
-
-def _difference(key: str, was: object, now: object) -> str:
-    """What differs between two values of a run's identity: of descriptions, only the pieces that do."""
-    before, after = (re.split(r"(?<=[,(])\s*", str(value)) for value in (was, now))
-    if len(before) == len(after) > 1:
-        pairs = [(a.rstrip(",()"), b.rstrip(",()")) for a, b in zip(before, after, strict=True) if a != b]
-        return f"{key} with " + ", ".join(f"{b} (was {a})" for a, b in pairs[:5])
-    return f"{key} {_short(now)} (was {_short(was)})"
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 120 else text[:117] + "..."
+        return Interrupted(128 + (self.stop.signal or signal.SIGTERM), f"stopped at step {self.progress.total_steps}; {kept}")
 
 
 def _watched(budget: Budget) -> RankMeasure:
@@ -620,30 +463,3 @@ def _optimizer(modules: nn.ModuleDict, budget: Budget) -> torch.optim.Optimizer:
         {"params": [p for p in tuned if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=budget.lr, betas=budget.betas, fused=True)
-
-
-def _assign(modules: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
-    """Copy saved tensors into the modules, name by name."""
-    state = modules.state_dict()
-    for name, value in state.items():
-        key = prefix + name
-        if key not in tensors or tensors[key].shape != value.shape:
-            came = "nothing" if key not in tensors else f"shape {list(tensors[key].shape)}"
-            raise CheckpointError(
-                needed=f"a tensor {name!r} of shape {list(value.shape)}",
-                came=came,
-                remedy="use the code and options that made it",
-            )
-        value.copy_(tensors[key])
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, modules: nn.Module, tensors: dict[str, Tensor]) -> None:
-    parameters = dict(modules.named_parameters())
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            name, slot = key.removeprefix("optimizer.").split("|")
-            parameter = parameters[name]
-            # Adam's step counter stays where the optimiser made it; moments live with the parameter.
-            optimizer.state[parameter][slot] = (
-                value.clone() if slot == "step" and parameter.device.type == "cpu" else value.to(parameter.device, copy=True)
-            )
