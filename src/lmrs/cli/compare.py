@@ -31,39 +31,44 @@ def compare(runs: tuple[str, ...], measure: str, against: str, group: bool, leve
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))
         return
-    from rich.console import Console
+    from lmrs.cli.show import console
 
-    Console().print(table(found))
+    console().print(table(found))
 
 
 def table(found: Comparison) -> Table:
     """The comparison for people: one row a system, differences and p values against the reference."""
+    from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     base = found.rows[found.reference]
     card, level = found.protocol, base.interval.level
     asked = f"{card.split}, {card.part} part, {found.queries:,} queries, candidates {card.candidates}"
     out = Table(
+        box=box.SIMPLE_HEAD,
         title=f"{found.measure} on {card.data}: {asked}",
         caption=f"Against {base.system}: differences, and p of two-sided paired randomisation tests, Holm-corrected for "
-        f"{len(found.rows) - 1}. Intervals: {level:.0%} bootstrap over users, and over seeds where there are several.",
+        f"{len(found.rows) - 1}. Brackets: {level:.0%} bootstrap over users, and over seeds where there are several.",
+        title_justify="left",
+        caption_justify="left",
     )
-    out.add_column("system")
-    for name in ("seeds", found.measure, "interval", "difference", "its interval", "p", "p (Holm)", "fit [s]", "parameters"):
-        out.add_column(name, justify="right")
+    out.add_column("system", overflow="fold")
+    for name in ("seeds", found.measure, "difference", "p", "p (Holm)", "fit", "parameters"):
+        out.add_column(name, justify="right", no_wrap=True)
     for place, row in enumerate(found.rows):
         reference = place == found.reference
         same = sum(other.system == row.system for other in found.rows) > 1
         out.add_row(
-            f"{row.system} ({row.folders[0]})" if same else row.system,
+            escape(f"{row.system} ({row.folders[0]})" if same else row.system),
             str(len(row.seeds) or 1),
-            f"{row.interval.mean:.4f}",
-            f"{row.interval.low:.4f} .. {row.interval.high:.4f}",
-            "reference" if reference or row.difference is None else f"{row.difference.mean:+.4f}",
-            "" if row.difference is None else f"{row.difference.low:+.4f} .. {row.difference.high:+.4f}",
+            escape(f"{row.interval.mean:.4f} [{row.interval.low:.4f}, {row.interval.high:.4f}]"),
+            "reference"
+            if reference or row.difference is None
+            else escape(f"{row.difference.mean:+.4f} [{row.difference.low:+.4f}, {row.difference.high:+.4f}]"),
             "" if row.p is None else _p(row.p),
             "" if row.p_holm is None else _p(row.p_holm),
-            "" if row.fit_wall_s is None else f"{row.fit_wall_s:,.1f}",
+            "" if row.fit_wall_s is None else f"{row.fit_wall_s:,.1f} s",
             f"{row.parameters:,}",
         )
     return out
