@@ -10,10 +10,13 @@ from lmrs.errors import DataError, did_you_mean
 
 ROLES: dict[str, tuple[str, ...]] = {
     "user": ("user", "user_id", "userid", "uid", "reviewer_id", "reviewerid", "customer_id", "customerid", "session_id",
-             "sessionid", "visitor_id", "visitorid", "member_id", "account_id", "u"),
+             "sessionid", "visitor_id", "visitorid", "member_id", "account_id",
+             "customer", "client", "client_id", "session", "visitor", "u"),
     "item": ("item", "item_id", "itemid", "iid", "asin", "parent_asin", "movie_id", "movieid", "product_id", "productid",
-             "business_id", "book_id", "isbn", "track_id", "song_id", "artist_id", "article_id", "news_id", "i"),
-    "time": ("timestamp", "time", "unixreviewtime", "unix_time", "datetime", "event_time", "created_at", "date", "ts", "t"),
+             "business_id", "book_id", "isbn", "track_id", "song_id", "artist_id", "article_id", "news_id", "sku", "product",
+             "movie", "book", "track", "article", "i"),
+    "time": ("timestamp", "time", "unixreviewtime", "unix_time", "datetime", "event_time", "created_at", "date", "ts", "when",
+             "order_date", "purchase_date", "t"),
     "rating": ("rating", "stars", "overall", "score", "rate", "plays", "play_count", "weight"),
     "type": ("type", "event", "event_type", "behavior", "behavior_type", "action"),
 }  # fmt: skip
