@@ -7,6 +7,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmrs import vocab
 from lmrs.vocab import Attributes, Numbering, Vocab
 
 
@@ -74,3 +75,12 @@ def test_the_fingerprint_sees_order_and_boundaries() -> None:
         for ids in (["ab", "c"], ["a", "bc"], ["c", "ab"], ["ab", "c", ""])
     }
     assert len(prints) == 4
+
+
+def test_texts_that_share_a_hash_are_told_apart(monkeypatch) -> None:
+    plain, first = vocab._hashes, Numbering()._factor
+    monkeypatch.setattr(vocab, "_hashes", lambda texts, factor: plain(texts, factor) % (7 if factor == first else 2**63 - 1))
+    values = [f"item {n % 40}" for n in range(100)]
+    found, text = numbered(values, [3, 50], pa.large_string())
+    assert found == [n % 40 for n in range(100)]
+    assert text == list(dict.fromkeys(values))

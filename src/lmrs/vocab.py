@@ -68,26 +68,38 @@ class Numbering:
     def __init__(self) -> None:
         self._text = pa.array([], pa.large_string())  # texts in the order of their numbers
         self._keys, self._places = np.zeros(0, np.int64), np.zeros(0, np.int32)  # integers, rising, and their numbers
+        self._factor = 0x9E3779B97F4A7C15  # of the hash of texts; odd
 
     def __len__(self) -> int:
-        return len(self._text) + len(self._keys)
+        return len(self._keys)
 
     def add(self, values: pa.Array) -> np.ndarray:
         """int32 numbers of the values (text or integers, the same in all calls; no nulls); new ones get the next numbers."""
         if pa.types.is_integer(values.type):
-            return self._integers(values.to_numpy(zero_copy_only=False))
-        coded = values.dictionary_encode()
-        known = pc.index_in(coded.dictionary, value_set=self._text)
-        fresh = pc.is_null(known)
-        places = np.array(pc.fill_null(known, 0), np.int32)
-        new = fresh.to_numpy(zero_copy_only=False)
-        places[new] = len(self._text) + np.arange(new.sum(), dtype=np.int32)
-        if new.any():
-            self._text = pa.concat_arrays([self._text, coded.dictionary.filter(fresh)])
-        return places[coded.indices.to_numpy(zero_copy_only=False)]
+            return self._numbered(values.to_numpy(zero_copy_only=False))[0]
+        if isinstance(values, pa.ChunkedArray):
+            values = values.combine_chunks()
+        values = values.cast(pa.large_string())
+        while True:
+            kept = self._keys, self._places
+            numbers, fresh = self._numbered(_hashes(values, self._factor))
+            text = pa.concat_arrays([self._text, values.take(pa.array(fresh))]) if len(fresh) else self._text
+            # Two texts may share a hash: then no text would be found twice under its number, and another hash is tried.
+            if pc.all(pc.equal(text.take(pa.array(numbers)), values)).as_py() is not False:
+                self._text = text
+                return numbers
+            self._keys, self._places = kept
+            while True:
+                self._factor = (self._factor * 6364136223846793005 + 1442695040888963407) % 2**64 | 1
+                keys = _hashes(self._text, self._factor)
+                order = np.argsort(keys, kind="stable")
+                self._keys, self._places = keys[order], order.astype(np.int32)
+                if len(keys) < 2 or (self._keys[1:] != self._keys[:-1]).all():
+                    break
 
-    def _integers(self, values: np.ndarray) -> np.ndarray:
-        """As `add`, by binary search: a sorted list of integers takes a quarter of the memory of a hash table."""
+    def _numbered(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(int32 numbers of int64 values, where the new ones first occur in the order of their numbers), by binary search: a sorted
+        list takes a quarter of the memory of a hash table, and is not built anew for every chunk."""
         distinct, first, inverse = np.unique(values, return_index=True, return_inverse=True)
         at = np.searchsorted(self._keys, distinct)
         known = at < len(self._keys)
@@ -95,16 +107,37 @@ class Numbering:
         places = np.empty(len(distinct), np.int32)
         places[known] = self._places[at[known]]
         fresh = np.flatnonzero(~known)
-        places[fresh[np.argsort(first[fresh])]] = len(self._keys) + np.arange(len(fresh))
+        order = fresh[np.argsort(first[fresh])]
+        places[order] = len(self._keys) + np.arange(len(fresh))
         self._places = np.insert(self._places, at[fresh], places[fresh])
         self._keys = np.insert(self._keys, at[fresh], distinct[fresh])
-        return places[inverse]
+        return places[inverse], first[order]
 
     def text(self) -> pa.Array:
         """The values as large_string in the order of their numbers; integers as their decimal text."""
-        if len(self._keys):
-            return pa.array(self._keys[np.argsort(self._places)]).cast(pa.large_string())
-        return self._text
+        if len(self._text):
+            return self._text
+        return pa.array(self._keys[np.argsort(self._places)]).cast(pa.large_string())
+
+
+def _hashes(texts: pa.Array, factor: int) -> np.ndarray:
+    """int64 of each text: sum_i (byte_i + 1) factor^(i + 1) mod 2^64, with its bits spread once more."""
+    offsets = np.frombuffer(texts.buffers()[1], np.int64, len(texts) + 1, texts.offset * 8) if len(texts) else np.zeros(1, np.int64)
+    out = np.zeros(len(texts), np.uint64)
+    longest = int(np.diff(offsets).max(initial=0))
+    powers = np.cumprod(np.full(longest, factor, np.uint64))
+    data = texts.buffers()[2]
+    raw = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(0, np.uint8)
+    rows = max(1, (1 << 18) // max(1, longest))  # at most 2 MiB of products at once
+    for lo in range(0, len(texts), rows):
+        ends = offsets[lo : min(lo + rows, len(texts)) + 1]
+        size = np.diff(ends)
+        place = np.arange(int(ends[-1] - ends[0])) - np.repeat(ends[:-1] - ends[0], size)
+        products = (raw[ends[0] : ends[-1]].astype(np.uint64) + np.uint64(1)) * powers[place]
+        total = np.concatenate([np.zeros(1, np.uint64), np.cumsum(products, dtype=np.uint64)])
+        out[lo : lo + len(size)] = total[ends[1:] - ends[0]] - total[ends[:-1] - ends[0]]
+    out ^= out >> np.uint64(32)
+    return out.view(np.int64)
 
 
 @dataclass(frozen=True, eq=False)
