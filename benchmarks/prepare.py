@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -90,7 +91,11 @@ def main() -> None:
                 kind = ["--text"] if text else []
                 subprocess.run([sys.executable, __file__, "--make", str(path), *kind, *sizes], check=True)
                 done = subprocess.run(
-                    [sys.executable, "-c", CHILD, str(path), f"{work}/cache"], check=True, capture_output=True, text=True
+                    [sys.executable, "-c", CHILD, str(path), f"{work}/cache"],
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                    env={**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"},  # as the command line has it
                 )
                 size = path.stat().st_size / 2**20
                 row = {"log": f"{suffix}, {'text' if text else 'integer'} ids", "file_mib": size, **json.loads(done.stdout)}
