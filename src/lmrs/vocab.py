@@ -98,8 +98,10 @@ class Numbering:
                     break
 
     def _numbered(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(int32 numbers of int64 values, where the new ones first occur in the order of their numbers), by binary search: a sorted
-        list takes a quarter of the memory of a hash table, and is not built anew for every chunk."""
+        """(int32 numbers of int64 values, where the new ones first occur in the order of their numbers), by binary search.
+
+        A sorted list takes a quarter of the memory of a hash table, and is not built anew for every chunk.
+        """
         distinct, first, inverse = np.unique(values, return_index=True, return_inverse=True)
         at = np.searchsorted(self._keys, distinct)
         known = at < len(self._keys)
@@ -122,8 +124,10 @@ class Numbering:
 
 def _hashes(texts: pa.Array, factor: int) -> np.ndarray:
     """int64 of each text: sum_i (byte_i + 1) factor^(i + 1) mod 2^64, with its bits spread once more."""
-    offsets = np.frombuffer(texts.buffers()[1], np.int64, len(texts) + 1, texts.offset * 8) if len(texts) else np.zeros(1, np.int64)
     out = np.zeros(len(texts), np.uint64)
+    if not len(texts):
+        return out.view(np.int64)
+    offsets = np.frombuffer(texts.buffers()[1], np.int64, len(texts) + 1, texts.offset * 8)
     longest = int(np.diff(offsets).max(initial=0))
     powers = np.cumprod(np.full(longest, factor, np.uint64))
     data = texts.buffers()[2]
