@@ -184,7 +184,7 @@ def test_compare_reads_what_fit_wrote(capsys: pytest.CaptureFixture[str], shop: 
 def test_what_a_person_sees(capsys: pytest.CaptureFixture[str], shop: Path) -> None:
     shown = call(capsys, "fit", "markov", "--data", shop, *columns(), "--out", "run")
     for text in (
-        "markov: shop, leave-one-out, test part",
+        "markov on shop, leave-one-out, test part",
         "all 13 items ranked",
         "NDCG@10",
         "fit 0.",

@@ -215,9 +215,14 @@ def read_cost(folder: Path) -> Cost | None:
 def _loaded(data: Data, reporter: Reporter | None) -> tuple[Dataset, Split]:
     dataset = data.load()
     if reporter is not None:
-        reporter.say(repr(dataset).strip("<>"))
-        for note in (*dataset.about.get("notes", ()), *dataset.about.get("warnings", ())):
+        reporter.say(repr(dataset).strip("<>").removeprefix("Dataset "))
+        columns, guessed = dataset.about.get("columns", {}), dataset.about.get("guessed", ())
+        if guessed:
+            reporter.say("  columns guessed: " + ", ".join(f"{role} = {columns[role]}" for role in guessed))
+        for note in dataset.about.get("notes", ()):
             reporter.say(f"  {note}")
+        if dataset.about.get("quarantined"):
+            reporter.say(f"  {dataset.about['quarantined']:,} malformed rows set aside (lmrs data inspect tells which)")
     return dataset, data.divide(dataset)
 
 

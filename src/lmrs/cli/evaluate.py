@@ -71,7 +71,4 @@ def evaluate(
         return
     from lmrs.cli import show
 
-    console = show.console()
-    console.print(show.evaluation(found))
-    for line in show.facts(found):
-        console.print(line, highlight=False)
+    show.evaluation(found)

@@ -79,8 +79,5 @@ def fit(
         return
     from lmrs.cli import show
 
-    console = show.console()
-    console.print(show.evaluation(found))
-    for line in show.facts(found):
-        console.print(line, highlight=False)
-    console.print(f"next: lmrs recommend {out} --history ID,ID,...", highlight=False, markup=False)
+    show.evaluation(found)
+    click.echo(f"next: lmrs recommend {out} --history ID,ID,...")

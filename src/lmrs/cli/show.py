@@ -15,23 +15,23 @@ if TYPE_CHECKING:
     from lmrs.recommender import Recommendations
 
 
-def evaluation(found: Evaluation) -> Table:
-    """Measures with their intervals, the protocol as title, the cost as caption."""
+def evaluation(found: Evaluation) -> None:
+    """Prints the protocol, the measures with their intervals, the cost, and what else a reader should know."""
+    from rich import box
     from rich.table import Table
 
-    out = Table(
-        title=f"{found.protocol.system}: {protocol(found.protocol)}",
-        caption=cost(found.cost),
-        title_justify="left",
-        caption_justify="left",
-    )
-    out.add_column("measure")
-    out.add_column("value", justify="right")
-    out.add_column("95 % interval", justify="right")
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    table.add_column("95 % interval", justify="right")
     for name, value in found.measures.items():
         bounds = found.intervals.get(name)
-        out.add_row(name, f"{value:.4f}", "" if bounds is None else f"{bounds[0]:.4f} .. {bounds[1]:.4f}")
-    return out
+        table.add_row(name, f"{value:.4f}", "" if bounds is None else f"{bounds[0]:.4f} .. {bounds[1]:.4f}")
+    out = console()
+    out.print(f"{found.protocol.system} on {protocol(found.protocol)}", highlight=False, markup=False)
+    out.print(table)
+    for line in (f"cost: {cost(found.cost)}", *facts(found)):
+        out.print(line, highlight=False, markup=False)
 
 
 def console() -> Console:
@@ -64,7 +64,8 @@ def cost(card: Cost) -> str:
         parts.append(f"{peak / 2**20:,.0f} MiB of memory")
     if card.bytes_on_disk:
         parts.append(f"{card.bytes_on_disk / 2**20:,.1f} MiB on disk")
-    return f"{', '.join(parts)}; {card.threads} threads on {card.device}"
+    threads = "1 thread" if card.threads == 1 else f"{card.threads} threads"
+    return f"{', '.join(parts)}; {threads} on {card.device}"
 
 
 def seconds(value: float) -> str:
