@@ -76,7 +76,7 @@ ENTRIES = {
     "ml-1m-bert4rec": Entry(
         "ml-1m",
         "bert4rec",
-        {**ML1M, "batch_size": 64, "every": 4, "epochs": 200, "patience": 6},
+        {**ML1M, "batch_size": 16, "every": 2, "epochs": 200, "patience": 8},
         1,
         (0.282, 0.152),
         (0.292, 0.162),
