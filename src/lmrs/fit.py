@@ -375,7 +375,7 @@ class _Run:
                 progress.stale += 1
                 stop = stop or (budget.patience is not None and progress.stale >= budget.patience)
         self.journal.append(line)
-        if "valid" in line or stop:
+        if "valid" in line or stop or not asks:
             shown = " ".join(f"{name} {value:.4f}" for name, value in losses.items())
             valid = (
                 f"  {budget.measure} {line['valid'][budget.measure]:.4f} (best {progress.best:.4f} at {progress.best_epoch})"

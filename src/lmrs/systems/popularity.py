@@ -1,4 +1,4 @@
-"""Popularity: the control that answers everybody alike."""
+"""Popularity: the control that answers everybody alike (TopPop of Cremonesi, Koren & Turrin, RecSys 2010)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ SPACE: dict[str, list[float]] = {}
 def popularity() -> System:
     """Items by their number of training events; items of the history are left out by the task."""
     return System(
-        paper=Paper("Most popular items", "(a control)", 1992),
+        paper=Paper(
+            "Performance of Recommender Algorithms on Top-N Recommendation Tasks", "Cremonesi, Koren & Turrin", 2010, "RecSys"
+        ),
         model=models.Popularity(),
         stages=(Estimate(),),
         task=tasks.NextItem(views.ItemSequence(max_len=1)),  # the history is read for what to leave out, not for the scores
