@@ -25,7 +25,7 @@ from lmrs.models import ControlScorer
 from lmrs.recommender import Recommender
 from lmrs.split import Queries, by_time, leave_one_out, sealed
 from lmrs.statistics import bootstrap_mean
-from lmrs.systems import bert4rec, sasrec
+from lmrs.systems import bert4rec, caser, sasrec
 from lmrs.testing import tiny
 
 
@@ -123,6 +123,20 @@ def test_items_are_matched_by_id() -> None:
     assert other.measures == own.measures
     assert other.facts["unknown_items"] == 0
     assert other.protocol.data_hash != own.protocol.data_hash
+
+
+def test_users_of_other_data_are_strangers() -> None:
+    """A user vector belongs to a person of the training data, not to whoever has that number elsewhere."""
+    data = tiny.dataset()
+    trained = fit(caser(dim=8, window=3, max_len=6, epochs=3, users=True, lr=0.05), leave_one_out(data), seed=2)
+    own = evaluate(trained, leave_one_out(data), measures=["AUC"])
+    renamed = replace(data, rating=None)  # the same events, but not the same data
+    elsewhere = evaluate(trained, leave_one_out(renamed), measures=["AUC"])
+    assert elsewhere.measures != own.measures
+    scorer = trained.scorer
+    with torch.no_grad():
+        scorer.user_own.weight.zero_()  # type: ignore[union-attr, operator]
+    assert evaluate(trained, leave_one_out(data), measures=["AUC"]).measures == pytest.approx(elsewhere.measures)
 
 
 def test_unknown_items_to_be_found_are_misses_and_in_histories_ignored() -> None:

@@ -1,10 +1,11 @@
-"""A recommender answers for strangers, alike in a batch and alone, and comes back from its folder or says what is wrong with it."""
+"""A recommender answers for strangers, alike in a batch and alone, and comes back from its folder or says what is wrong."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from dataclasses import replace
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "bert4rec": {"dim": 8, "layers": 1, "heads": 2, "max_len": 6, "epochs": 1},
     "s3rec": {"dim": 8, "layers": 1, "heads": 2, "max_len": 6, "epochs": 1, "pretrain_epochs": 1, "attributes": "genres"},
     "transformers4rec": {
-        "dim": 8, "item_dim": 8, "layers": 1, "heads": 2, "max_len": 6, "epochs": 1, "objective": "permuted", "features": ("genres",)
+        "dim": 8, "item_dim": 8, "layers": 1, "heads": 2, "max_len": 6, "epochs": 1, "objective": "permuted",
+        "features": ("genres",),
     },
     "esasrec": {"dim": 8, "layers": 1, "heads": 2, "max_len": 6, "epochs": 1, "negatives": 4},
 }  # fmt: skip
@@ -144,6 +146,23 @@ def test_titles_come_with_the_ids() -> None:
 def test_whole_numbers_are_ids() -> None:
     numbered = replace(recommender(), vocab=replace(recommender().vocab, items=pa.array([str(n) for n in range(13)])))
     assert numbered.recommend([1, np.int64(2)], k=3).ids == numbered.recommend(["1", "2"], k=3).ids
+
+
+def test_times_are_read_where_a_system_reads_them() -> None:
+    timed = {**SMALL["transformers4rec"], "features": (), "times": ("weekday",), "objective": "causal"}
+    trained = Recommender.of(fit(CATALOGUE["transformers4rec"](**timed), tiny.split(), seed=1))
+    monday, friday = (trained.recommend(["i1", "i2"], k=3, times=[day, day]) for day in ("2024-01-01", "2024-01-05"))
+    assert monday.scores != friday.scores
+    for same in ([datetime(2024, 1, 5)] * 2, [1_704_412_800, 1_704_412_800.0], [np.datetime64("2024-01-05")] * 2):
+        assert trained.recommend(["i1", "i2"], k=3, times=same) == friday
+    assert trained.recommend(["?", "i1", "i2"], k=3, times=["1999-12-31", "2024-01-05", "2024-01-05"]).scores == friday.scores
+    assert recommender().recommend(["i1"], times=["2024-01-01"]) == recommender().recommend(["i1"])
+    with pytest.raises(UserError, match="time"):
+        trained.recommend(["i1"])
+    with pytest.raises(UserError, match="2 times, one for each item of the history, got 1"):
+        trained.recommend(["i1", "i2"], times=[0])
+    with pytest.raises(UserError, match="seconds since the epoch, got 'teatime'"):
+        trained.recommend(["i1"], times=["teatime"])
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def evaluate(
     with metered() as meter:
         judged = judge(
             recommender.scorer, recommender.objective, recommender.system.task, matched, recommender.vocab,
-            k=k, seed=seed, device=device_of(recommender), samplings=samplings, unknown=unknown, reporter=reporter,
+            k=k, seed=seed, device=recommender.device, samplings=samplings, unknown=unknown, reporter=reporter,
         )  # fmt: skip
         values = {str(each): _measured(each, judged, matched, recommender) for each in chosen}
         means = {name: float(np.mean(value)) for name, value in values.items()}
@@ -144,7 +144,7 @@ def match(queries: Queries, recommender: Recommender) -> tuple[Queries, int, dic
     if not len(queries):
         raise DataError(needed="at least one query", came="none", remedy="choose another split or more data")
     dataset, vocab = queries.dataset, recommender.vocab
-    if dataset.vocab.fingerprint == vocab.fingerprint:
+    if dataset.vocab.fingerprint == vocab.fingerprint and dataset.fingerprint == recommender.about.get("data_hash"):
         return queries, 0, {}
     number = vocab.item_numbers(dataset.vocab.items)
     known = number >= 0
@@ -165,11 +165,12 @@ def match(queries: Queries, recommender: Recommender) -> tuple[Queries, int, dic
     kept = ~history | (item < vocab.n_items)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(query[kept], minlength=len(queries)))])
     stop = offsets[:-1] + np.bincount(query[kept & history], minlength=len(queries))
+    strangers = len(vocab.users)  # users are not matched: none of them may be taken for one of the training data
     own = Dataset(
         dataset.name,
         vocab,
         item[kept].astype(np.int32),
-        offsets,
+        np.concatenate([np.zeros(strangers, np.int64), offsets]),
         time=None if dataset.time is None else dataset.time[place][kept],
     )
     facts: dict[str, float] = {
@@ -177,7 +178,7 @@ def match(queries: Queries, recommender: Recommender) -> tuple[Queries, int, dic
         "unknown_history_events": int((~kept).sum()),
         "unknown_targets": int((item[~history] >= vocab.n_items).sum()),
     }
-    return Queries(own, np.arange(len(queries)), stop, offsets[1:]), len(strange), facts
+    return Queries(own, strangers + np.arange(len(queries)), stop, offsets[1:]), len(strange), facts
 
 
 def cost_of(source: Recommender | Fitted) -> Cost:
@@ -196,15 +197,8 @@ def cost_of(source: Recommender | Fitted) -> Cost:
         parameters_trained=trained,
         targets=targets,
         threads=torch.get_num_threads(),
-        device=device_of(source),
+        device=(Recommender.of(source) if isinstance(source, Fitted) else source).device,
     )
-
-
-def device_of(source: Recommender | Fitted) -> str:
-    """Where the weights are: "cpu", or "cuda"."""
-    for tensor in (*source.scorer.parameters(), *source.scorer.buffers()):
-        return tensor.device.type
-    return "cpu"
 
 
 def _part(split: Split, part: str) -> Queries:

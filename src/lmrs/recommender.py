@@ -8,6 +8,7 @@ import secrets
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from lmrs.dataset import Dataset
 from lmrs.errors import CheckpointError, StorageError, UserError
 from lmrs.files import fsync_folder, sha256_file, storage, write_atomic
 from lmrs.fit import Fitted
+from lmrs.judge import jagged
 from lmrs.models import Control
 from lmrs.models.network import ControlScorer, Scorer
 from lmrs.objectives import Objective
@@ -35,6 +37,8 @@ FILES = (TENSORS, MODEL, VOCAB, ITEMS)
 FALLBACK = "training popularity"
 _NEAR = 1e-5  # scores closer than this share of their size may change places when they are computed in another batch
 _BLOCK = 256
+
+Time = str | int | float | datetime | np.datetime64
 
 
 @dataclass(frozen=True)
@@ -112,15 +116,17 @@ class Recommender:
         k: int = 10,
         exclude: Iterable[str | int] = (),
         exclude_seen: bool = True,
+        times: Sequence[Time] | None = None,
     ) -> Recommendations:
         """The k best items for one history.
 
-        history: item ids, oldest first; of a long one the newest count (the view's max_len). Unknown ids are ignored and
-        reported.
+        history: item ids, oldest first; of a long one the newest count (the view's max_len). Unknown ids are ignored, and named.
         exclude: ids that must not come. exclude_seen: leave out the items of the whole history.
-        Raises UserError for k < 1 and for ids that are neither text nor whole numbers.
+        times: of the history's events, as datetime, ISO text or seconds since the epoch; only systems that read times need them.
+        Raises UserError for k < 1, for ids that are neither text nor whole numbers, and for times that do not fit the history.
         """
-        return self.recommend_batch([history], k=k, exclude=exclude, exclude_seen=exclude_seen)[0]
+        asked = None if times is None else [times]
+        return self.recommend_batch([history], k=k, exclude=exclude, exclude_seen=exclude_seen, times=asked)[0]
 
     def recommend_batch(
         self,
@@ -129,6 +135,7 @@ class Recommender:
         k: int = 10,
         exclude: Iterable[str | int] = (),
         exclude_seen: bool = True,
+        times: Sequence[Sequence[Time]] | None = None,
     ) -> list[Recommendations]:
         """`recommend` for many histories: the same items in the same order as one by one (scores within rounding)."""
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
@@ -143,36 +150,41 @@ class Recommender:
         for begin in range(0, len(histories), _BLOCK):
             texts = [_texts(history) for history in histories[begin : begin + _BLOCK]]
             numbers = [self.vocab.item_numbers(each) for each in texts]
-            known = [each[each >= 0] for each in numbers]
-            for text, number, place in zip(texts, numbers, self._ranked(known, banned, k, exclude_seen), strict=True):
-                items, found = place
-                unknown = tuple(dict.fromkeys(t for t, n in zip(text, number, strict=True) if n < 0))
-                fallback = "" if (number >= 0).any() else FALLBACK
+            when = None
+            if times is not None:
+                moments = [_moments(each, text) for each, text in zip(times[begin : begin + _BLOCK], texts, strict=True)]
+                when = [each[number >= 0] for each, number in zip(moments, numbers, strict=True)]
+            rows = self._rows([each[each >= 0] for each in numbers], when)
+            for text, number, (items, found) in zip(texts, numbers, self._ranked(rows, banned, k, exclude_seen), strict=True):
                 out.append(
                     Recommendations(
-                        tuple(self.vocab.item_ids(items)),
-                        tuple(self.titles(items)),
-                        tuple(found.tolist()),
-                        unknown,
-                        strangers,
-                        fallback,
+                        ids=tuple(self.vocab.item_ids(items)),
+                        titles=tuple(self.titles(items)),
+                        scores=tuple(found.tolist()),
+                        unknown=tuple(dict.fromkeys(t for t, n in zip(text, number, strict=True) if n < 0)),
+                        unknown_excluded=strangers,
+                        fallback="" if (number >= 0).any() else FALLBACK,
                     )
                 )
         return out
+
+    @property
+    def device(self) -> str:
+        """Where the weights are: "cpu" or "cuda"."""
+        for tensor in (*self.scorer.parameters(), *self.scorer.buffers()):
+            return tensor.device.type
+        return "cpu"
 
     def titles(self, numbers: np.ndarray) -> list[str]:
         """Display names of items, by number: the title where the catalogue has one, else the id."""
         return Dataset("", self.vocab, np.zeros(0, np.int32), np.zeros(1, np.int64), items=self.items).titles(numbers)
 
-    def _ranked(
-        self, histories: list[np.ndarray], banned: np.ndarray, k: int, exclude_seen: bool
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(item numbers, scores) for each history of known items.
+    def _ranked(self, rows: Rows, banned: np.ndarray, k: int, exclude_seen: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(item numbers, scores) for each history.
 
         A matrix product rounds differently in another batch. Where that could change the order, the row is asked again alone,
         so that one history always gets one answer.
         """
-        rows = self._rows(histories)
         items, found = self._top(rows, banned, k, exclude_seen)
         if len(rows) > 1:
             real = np.where(np.isfinite(found), found.astype(np.float64), -1e300)
@@ -186,20 +198,18 @@ class Recommender:
             out.append((items[row, :k][there], found[row, :k][there]))
         return out
 
-    def _rows(self, histories: list[np.ndarray]) -> Rows:
+    def _rows(self, histories: list[np.ndarray], times: list[np.ndarray] | None) -> Rows:
         lengths = np.array([len(history) for history in histories], np.int64)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         item = np.concatenate([*histories, np.zeros(0, np.int64)]).astype(np.int32)
-        asked = Dataset("histories", self.vocab, item, offsets)
+        asked = Dataset("histories", self.vocab, item, offsets, time=None if times is None else np.concatenate(times))
         return Rows(asked, np.full(len(histories), -1), offsets[:-1], offsets[1:])
 
     def _top(self, rows: Rows, banned: np.ndarray, k: int, exclude_seen: bool) -> tuple[np.ndarray, np.ndarray]:
         """(items int32[R, k + 1], scores): one more than asked, to see what stands next to the last."""
-        cells, _ = scores(self.scorer, self.objective, self.system.task.view, rows, self.vocab)
+        cells, _ = scores(self.scorer, self.objective, self.system.task.view, rows, self.vocab, self.device)
         cells[:, torch.from_numpy(banned)] = -torch.inf
-        seen = (rows.dataset.offsets - rows.dataset.offsets[0], rows.dataset.item.astype(np.int64)) if exclude_seen else None
-        if seen is not None and len(rows) != len(rows.dataset.offsets) - 1:
-            seen = (np.array([0, rows.stop[0] - rows.start[0]]), rows.dataset.item[rows.start[0] : rows.stop[0]].astype(np.int64))
+        seen = jagged(rows.dataset.item, rows.start, rows.stop) if exclude_seen else None
         ranked = rank(cells, query=np.zeros(len(rows), np.int64), seen=seen, k=k + 1, seed=0)
         return ranked.items, ranked.scores
 
@@ -322,6 +332,26 @@ def _texts(ids: Iterable[str | int]) -> list[str]:
             raise UserError(needed="item ids as text or whole numbers", came=f"{each!r}"[:60])
         out.append(str(each))
     return out
+
+
+def _moments(times: Sequence[Time], history: list[str]) -> np.ndarray:
+    """int64 microseconds since the epoch."""
+    if len(times) != len(history):
+        raise UserError(needed=f"{len(history)} times, one for each item of the history", came=str(len(times)))
+    out = []
+    for each in times:
+        try:
+            if isinstance(each, str | datetime | np.datetime64):
+                out.append(int(np.datetime64(each, "us").astype(np.int64)))
+            else:
+                out.append(round(each * 1_000_000))
+        except (ValueError, TypeError, OverflowError):
+            raise UserError(
+                needed="times as datetime, ISO text or seconds since the epoch",
+                came=f"{each!r}"[:60],
+                remedy="such as '2024-01-31'",
+            ) from None
+    return np.array(out, np.int64)
 
 
 def _vocab_table(vocab: Vocab) -> pa.Table:

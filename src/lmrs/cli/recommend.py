@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     "--item", "items", multiple=True, metavar="ID", help="One more item of the history (for ids with commas); may be repeated."
 )
 @click.option("--user", metavar="USER", help="Take the history of this user from the run's data.")
+@click.option("--times", metavar="TIME,TIME,...", help="Times of the history's events, for systems that read times.")
 @click.option("-k", "k", default=10, show_default=True, help="How many.")
 @click.option("--exclude", multiple=True, metavar="ID", help="An item that must not come; may be repeated.")
 @click.option("--include-seen", is_flag=True, help="Items of the history may come again.")
@@ -32,6 +33,7 @@ def recommend(
     history: str | None,
     items: tuple[str, ...],
     user: str | None,
+    times: str | None,
     k: int,
     exclude: tuple[str, ...],
     include_seen: bool,
@@ -54,13 +56,15 @@ def recommend(
     folder = Path(run)
     notes: list[str] = []
     recommender = Recommender.load(folder if (folder / MANIFEST).is_file() else folder / "model")
+    when: list[Any] | None = None
     if user is not None:
-        asked = _events_of(folder, user)
+        asked, when = _events_of(folder, user)
     else:
         given = [text.strip() for text in (history or "").split(",") if text.strip()] + list(items)
         asked, notes = _by_title(recommender, given)
+        when = None if times is None else [text.strip() for text in times.split(",")]
     excluded, more = _by_title(recommender, list(exclude))
-    found = recommender.recommend(asked, k=k, exclude=excluded, exclude_seen=not include_seen)
+    found = recommender.recommend(asked, k=k, exclude=excluded, exclude_seen=not include_seen, times=when)
     notes = [*recommender.notes, *notes, *more]
     if as_json:
         click.echo(json.dumps({"history": asked, **found.to_dict(), "notes": notes}, indent=2))
@@ -99,8 +103,8 @@ def _by_title(recommender: Recommender, given: list[str]) -> tuple[list[str], li
     return out, notes
 
 
-def _events_of(folder: Path, user: str) -> list[str]:
-    """The item ids of a user of the run's data, oldest first."""
+def _events_of(folder: Path, user: str) -> tuple[list[str], list[Any] | None]:
+    """(item ids, times or None) of a user of the run's data, oldest first."""
     from lmrs.errors import did_you_mean
     from lmrs.run import read_record
 
@@ -113,4 +117,7 @@ def _events_of(folder: Path, user: str) -> list[str]:
             came=repr(user),
             remedy=did_you_mean(user, ids) if len(ids) <= 2000 else f"such as {ids[0]!r}",
         )
-    return dataset.vocab.item_ids(dataset.history(number))
+    ids = dataset.vocab.item_ids(dataset.history(number))
+    if dataset.time is None:
+        return ids, None
+    return ids, list(dataset.time[dataset.offsets[number] : dataset.offsets[number + 1]].astype("datetime64[us]"))
