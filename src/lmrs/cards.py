@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from lmrs import __version__
@@ -169,7 +170,12 @@ def metered() -> Iterator[Meter]:
 
 
 def peak_memory_bytes() -> int:
-    """The largest resident size this process has had, in bytes."""
+    """The largest resident size this program has had, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux: getrusage would start from the peak of the process that started this one
+        line = next((line for line in status.read_text().splitlines() if line.startswith("VmHWM:")), "")
+        if line:
+            return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, the others KiB
 
