@@ -342,7 +342,7 @@ def _moments(times: Sequence[Time], history: list[str]) -> np.ndarray:
     for each in times:
         try:
             if isinstance(each, str | datetime | np.datetime64):
-                out.append(int(np.datetime64(each, "us").astype(np.int64)))
+                out.append(int(np.asarray(each, "datetime64[us]").astype(np.int64)))
             else:
                 out.append(round(each * 1_000_000))
         except (ValueError, TypeError, OverflowError):

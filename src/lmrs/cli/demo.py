@@ -50,7 +50,7 @@ def demo(data: str, out: str, epochs: int | None, seed: int, threads: int | None
     from lmrs.hardware import use_threads
     from lmrs.progress import Reporter
     from lmrs.recommender import Recommender
-    from lmrs.run import MODEL, Data, train
+    from lmrs.run import MODEL, RUN, Data, train
 
     use_threads(threads)
     console = show.console()
@@ -65,16 +65,16 @@ def demo(data: str, out: str, epochs: int | None, seed: int, threads: int | None
             if epochs is not None and given:
                 given |= {"epochs": epochs, "every": max(1, epochs // 4)}
             reporter.say(name)
+            there = (folder / name / RUN).is_file()
             found[name] = train(
-                name, given, spec, out=folder / name, seed=seed, resume=True, loaded=(dataset, split), reporter=reporter
+                name, given, spec, out=folder / name, seed=seed, resume=there, loaded=(dataset, split), reporter=reporter
             )
     console.print(_table(found))
     lists = {name: Recommender.load(folder / name / MODEL) for name in SHOWN}
     for part in _people(split.test, lists):
         console.print(part, highlight=False)
     runs = " ".join(str(folder / name) for name in ("item-knn", *LEARNERS))
-    console.print(f"which differences are real: lmrs compare {runs}", highlight=False, markup=False)
-    console.print(NEXT, highlight=False, markup=False)
+    click.echo(f"\nwhich differences are real:\n  lmrs compare {runs}\n{NEXT}")
 
 
 def _table(found: dict[str, Evaluation]) -> RenderableType:
@@ -89,7 +89,7 @@ def _table(found: dict[str, Evaluation]) -> RenderableType:
     out = Table(
         box=box.SIMPLE_HEAD,
         title=show.protocol(first.protocol),
-        caption=f"Brackets: 95 % bootstrap intervals over users. {first.cost.threads} threads, seed {first.protocol.seeds[0]}.",
+        caption=f"Brackets: 95 % bootstrap intervals over users. Threads: {first.cost.threads}; seed: {first.protocol.seeds[0]}.",
         title_justify="left",
         caption_justify="left",
     )
