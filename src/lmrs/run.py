@@ -181,24 +181,31 @@ def train(
 
 
 def again(
-    folder: Path, *, measures: Sequence[str] = MEASURES, data: Data | None = None, part: str = "test", **how: Any
+    folder: Path,
+    *,
+    measures: Sequence[str] = MEASURES,
+    data: Data | None = None,
+    part: str = "test",
+    seed: int | None = None,
+    device: str = "cpu",
+    reporter: Reporter | None = None,
 ) -> Evaluation:
     """Evaluate a saved run: on its own data, or on other `data`.
 
-    how: seed and device of the evaluation, and its reporter. Raises DataError if the run's own data has changed since the fit.
+    part, seed, reporter: as in `evaluate`; seed None is that of the fit. Raises DataError if the run's own data has changed since
+    the fit.
     """
     record = read_record(folder)
-    device = how.pop("device", "cpu")
     recommender = Recommender.load(folder / MODEL, device=device)
-    dataset, divided = _loaded(data or record.data, how.get("reporter"))
+    dataset, divided = _loaded(data or record.data, reporter)
     if data is None and dataset.fingerprint != record.data_hash:
         raise DataError(
             needed=f"the data that the run in {folder} was fitted on",
             came="a data set that has changed since",
             remedy=f"name it: lmrs evaluate {folder} --data {record.data.source}",
         )
-    how.setdefault("seed", record.seed)
-    return evaluate(recommender, divided, measures=measures, part=part, cost=read_cost(folder), **how)
+    seed = record.seed if seed is None else seed
+    return evaluate(recommender, divided, measures=measures, part=part, seed=seed, cost=read_cost(folder), reporter=reporter)
 
 
 def read_cost(folder: Path) -> Cost | None:

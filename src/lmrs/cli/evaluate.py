@@ -52,7 +52,6 @@ def evaluate(
 
     wanted = [str(each) for each in chosen_measures(measures or MEASURES)]
     use_threads(threads)
-    how: dict[str, Any] = {} if seed is None else {"seed": seed}
     other = options.the_data(**data) if data["data"] is not None else None
     with Reporter(quiet=quiet) as reporter:
         found = again(
@@ -60,9 +59,9 @@ def evaluate(
             measures=wanted,
             data=other,
             part=part,
+            seed=seed,
             device=str(Execution(device=device).resolved()),
             reporter=reporter,
-            **how,
         )
     if out is not None or (other is None and part == "test"):
         found.save(Path(out or run))
