@@ -20,9 +20,9 @@ CONTROLS = ("popularity", "recent-popularity", "markov", "item-knn", "ease")
 # Long histories are read in windows. The epochs are what a laptop does in minutes; a study trains until validation stops rising.
 WINDOWS: dict[str, Any] = {"max_len": 50, "stride": 50, "jitter": True}
 LEARNERS: dict[str, dict[str, Any]] = {
-    "gru4rec": {**WINDOWS, "epochs": 24, "every": 4},
-    "sasrec": {**WINDOWS, "epochs": 32, "every": 4},
-    "bert4rec": {**WINDOWS, "epochs": 48, "every": 6},
+    "gru4rec": {**WINDOWS, "epochs": 20, "every": 4},
+    "sasrec": {**WINDOWS, "epochs": 28, "every": 4},
+    "bert4rec": {**WINDOWS, "epochs": 40, "every": 8},
 }
 SHOWN = ("sasrec", "bert4rec", "item-knn")  # whose lists are printed
 USERS = 3
