@@ -47,8 +47,6 @@ def main(arguments: list[str] | None = None) -> None:
     """The program `lmrs`: runs a command and exits (0 well, 1 an error, 130 Ctrl-C, 143 SIGTERM)."""
     # Arrow's own allocators keep freed memory; the system's gives it back, which is a quarter of the peak while a log streams by.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
-    # torch then asks for huge pages: training touches fresh memory all the time, and small pages cost it a third of its time.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     given = sys.argv[1:] if arguments is None else arguments
     sys.exit(run(given))
 
