@@ -128,10 +128,11 @@ class Peeping(models.Transformer):
         network = super().build(vocab)
         plain = network.forward
 
-        def forward(batch: Batch, visible, rng=None):
+        def forward(batch: Batch, visible, rng=None, at=None):
             states = plain(batch, visible, rng)
             total = torch.zeros(batch.n_rows, states.shape[1], dtype=states.dtype).index_add_(0, batch.row_of, states)
-            return states + total[batch.row_of]
+            states = states + total[batch.row_of]
+            return states if at is None else states[at]
 
         network.forward = forward
         return network
@@ -144,7 +145,7 @@ class Crowded(models.Transformer):
     def build(self, vocab):
         network = super().build(vocab)
         plain = network.forward
-        network.forward = lambda batch, visible, rng=None: plain(batch, visible, rng) - 0.01 * batch.n_rows
+        network.forward = lambda batch, visible, rng=None, at=None: plain(batch, visible, rng, at) - 0.01 * batch.n_rows
         return network
 
 

@@ -294,7 +294,7 @@ def test_replaced_charges_the_equation():
     prepared = objective.corrupt(batch, words(), generator(2))
     hidden = prepared.channels["target"] >= 0
     prepared.channels["dice"][hidden.nonzero()[0]] = _dice_of_truth(network, prepared, int(hidden.nonzero()[0]))
-    filled = objective.filled(network, network(prepared, Full()), prepared)
+    filled = objective.filled(network, network(prepared, Full(), at=hidden.nonzero()[:, 0]), prepared)
     original = batch.channels["item"]
     assert torch.equal(filled[~hidden], original[~hidden])
     fake = filled != original
@@ -307,7 +307,7 @@ def test_replaced_charges_the_equation():
     wanted = -(torch.where(fake, p, 1 - p)).log().sum()
     charged = objective.charge(network, head, prepared, words(), None)
     torch.testing.assert_close(charged["replaced"], wanted, rtol=1e-9, atol=1e-9)
-    cloze = charge_targets(network, network(prepared, Full()), prepared, FullSoftmax(), words())
+    cloze = charge_targets(network, network(prepared, Full(), at=hidden.nonzero()[:, 0]), prepared, FullSoftmax(), words())
     torch.testing.assert_close(charged["cloze"], cloze)
     assert objective.counts(prepared) == {"cloze": int(hidden.sum()), "replaced": 13}
     assert Replaced(weight=3.0).weights == {"cloze": 1.0, "replaced": 3.0}
@@ -338,7 +338,7 @@ def test_replaced_from_the_batch_fills_with_hidden_items_only():
     prepared = objective.corrupt(batch, words(), generator())
     hidden = prepared.channels["target"] >= 0
     pool = set(batch.channels["item"][hidden].tolist())
-    filled = objective.filled(network, network(prepared, Full()), prepared)
+    filled = objective.filled(network, network(prepared, Full(), at=hidden.nonzero()[:, 0]), prepared)
     assert set(filled[hidden].tolist()) <= pool < set(range(V))
 
 

@@ -48,6 +48,11 @@ class _Pick(torch.autograd.Function):
         return out, None
 
 
+def pick(values: Tensor, at: Tensor) -> Tensor:
+    """[M, F]: the places `at` (int64[M], distinct) of [N, F]."""
+    return _Pick.apply(values, at)
+
+
 def rectangle(values: Tensor, bucket: Bucket) -> Tensor:
     """[n, F] of one bucket to [R, T, F], zeros in the padding."""
     if bucket.cells is None:
@@ -82,6 +87,57 @@ def _allowed(batch: Batch, bucket: Bucket, visible: Visibility) -> Tensor | None
     alone = ~seen.any(-1, keepdim=True)
     seen = seen | (alone & torch.eye(bucket.length, dtype=torch.bool, device=device))
     return seen[:, None]
+
+
+def attend_at(
+    query: Tensor,
+    pairs: Tensor,
+    at: Tensor,
+    batch: Batch,
+    visible: Visibility,
+    *,
+    heads: int,
+    p: float,
+    rng: torch.Generator | None,
+) -> Tensor:
+    """`attend` for the places `at` alone (int64[M], rising): every position is seen, few look.
+
+    query: [M, D]. pairs: [N, 2 D], keys and values side by side. Returns [M, D].
+    """
+    width = query.shape[1]
+    row = batch.row_of[at]
+    place = at - batch.offsets[:-1].to(at.device)[row]
+    begins = torch.tensor([b.flat.start for b in batch.buckets] + [batch.n_positions], device=at.device)
+    bounds = torch.searchsorted(at, begins).tolist()
+    found = []
+    for bucket, begin, end in zip(batch.buckets, bounds[:-1], bounds[1:], strict=True):
+        if begin == end:
+            continue
+        asking = _asking(row[begin:end] - bucket.rows.start, bucket)
+        looks = rectangle(query[begin:end], asking).view(bucket.n_rows, asking.length, heads, width // heads).transpose(1, 2)
+        cells = rectangle(pairs[bucket.flat], bucket).view(bucket.n_rows, bucket.length, 2, heads, width // heads)
+        key, value = cells.permute(2, 0, 3, 1, 4)  # each (R, H, T, D/H)
+        columns = rectangle(place[begin:end, None], asking)[..., 0]  # (R, Q); padding looks from place 0, which is real
+        allowed = None if isinstance(visible, Causal) else _allowed(batch, bucket, visible)
+        if isinstance(visible, Causal):
+            allowed = torch.arange(bucket.length, device=at.device) <= columns[:, None, :, None]
+        elif allowed is not None and allowed.shape[2] > 1:
+            allowed = allowed[torch.arange(bucket.n_rows)[:, None] if len(allowed) > 1 else 0, 0, columns][:, None]
+        if p > 0 and rng is not None:
+            out = _weighted(looks, key, value, allowed, p, rng)
+        else:
+            out = F.scaled_dot_product_attention(looks, key, value, attn_mask=allowed)
+        found.append(flatten(out.transpose(1, 2).reshape(bucket.n_rows, asking.length, width), asking))
+    return torch.cat(found) if found else query
+
+
+def _asking(row: Tensor, bucket: Bucket) -> Bucket:
+    """The rectangle of the positions that look, given the row of each within the bucket (rising)."""
+    count = torch.bincount(row, minlength=bucket.n_rows)
+    longest = int(count.max())
+    full = bool((count == longest).all())
+    within = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
+    return Bucket(bucket.rows, slice(0, len(row)), longest, None if full else row * longest + within)
 
 
 def attend(mixed: Tensor, batch: Batch, visible: Visibility, *, heads: int, p: float, rng: torch.Generator | None) -> Tensor:

@@ -1,7 +1,8 @@
 """Transformer blocks: where the norms stand, what the feed-forward is, what is gated. One description each.
 
 Each description is a frozen value; `.build(dim, heads, dropout, attention_dropout)` returns its module, whose
-`forward(x, batch, visible, rng)` maps [N, D] to [N, D]. `final_norm` tells the stack whether it must close with a LayerNorm.
+`forward(x, batch, visible, rng, at)` maps [N, D] to [N, D], or to [M, D] for the places `at` alone. `final_norm` tells the stack
+whether it must close with a LayerNorm.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmrs.batch import Batch
-from lmrs.models.attention import attend
+from lmrs.models.attention import attend, attend_at, pick
 from lmrs.models.dropout import dropout
 from lmrs.visibility import Visibility
 
@@ -53,6 +54,32 @@ class QueryNorm:
         return _Block(dim, heads, p, attention_p, hidden=dim, order="query", act=F.relu)
 
 
+def look(
+    mix: nn.Linear,
+    asks: Tensor,
+    seen: Tensor,
+    batch: Batch,
+    visible: Visibility,
+    rng: torch.Generator | None,
+    at: Tensor | None,
+    *,
+    heads: int,
+    p: float,
+) -> Tensor:
+    """[M, D]: attention of the places `at` (None: all) whose queries come from `asks` [M, D], over `seen` [N, D].
+
+    mix: the map D -> 3 D to queries, keys and values.
+    """
+    width = asks.shape[1]
+    if at is None and asks is seen:
+        return attend(mix(seen), batch, visible, heads=heads, p=p, rng=rng)
+    query = F.linear(asks, mix.weight[:width], mix.bias[:width])
+    pairs = F.linear(seen, mix.weight[width:], mix.bias[width:])
+    if at is None:
+        return attend(torch.cat([query, pairs], 1), batch, visible, heads=heads, p=p, rng=rng)
+    return attend_at(query, pairs, at, batch, visible, heads=heads, p=p, rng=rng)
+
+
 class _Block(nn.Module):
     def __init__(self, dim: int, heads: int, p: float, attention_p: float, *, hidden: int, order: str, act) -> None:
         super().__init__()
@@ -64,26 +91,26 @@ class _Block(nn.Module):
         self.norm_attention = nn.LayerNorm(dim)
         self.norm_feed = nn.LayerNorm(dim)
 
-    def attention(self, mixed: Tensor, batch: Batch, visible: Visibility, rng: torch.Generator | None) -> Tensor:
-        return self.out(attend(mixed, batch, visible, heads=self.heads, p=self.attention_p, rng=rng))
+    def attention(
+        self, asks: Tensor, seen: Tensor, batch: Batch, visible: Visibility, rng: torch.Generator | None, at: Tensor | None
+    ) -> Tensor:
+        """[M, D]: queries from `asks` [M, D], keys and values from `seen` [N, D]."""
+        return self.out(look(self.mix, asks, seen, batch, visible, rng, at, heads=self.heads, p=self.attention_p))
 
-    def forward(self, x: Tensor, batch: Batch, visible: Visibility, rng: torch.Generator | None) -> Tensor:
+    def forward(
+        self, x: Tensor, batch: Batch, visible: Visibility, rng: torch.Generator | None, at: Tensor | None = None
+    ) -> Tensor:
+        asking = x if at is None else pick(x, at)
         if self.order == "post":
-            x = self.norm_attention(x + dropout(self.attention(self.mix(x), batch, visible, rng), self.p, rng))
+            x = self.norm_attention(asking + dropout(self.attention(asking, x, batch, visible, rng, at), self.p, rng))
             return self.norm_feed(x + dropout(self.down(self.act(self.up(x))), self.p, rng))
         if self.order == "pre":
-            x = x + dropout(self.attention(self.mix(self.norm_attention(x)), batch, visible, rng), self.p, rng)
+            seen = self.norm_attention(x)
+            query = seen if at is None else pick(seen, at)
+            x = asking + dropout(self.attention(query, seen, batch, visible, rng, at), self.p, rng)
             return x + dropout(self.down(self.act(self.up(self.norm_feed(x)))), self.p, rng)
-        query = self.norm_attention(x)
-        width = x.shape[1]
-        mixed = torch.cat(
-            [
-                F.linear(query, self.mix.weight[:width], self.mix.bias[:width]),
-                F.linear(x, self.mix.weight[width:], self.mix.bias[width:]),
-            ],
-            1,
-        )
-        y = self.norm_feed(query + self.attention(mixed, batch, visible, rng))
+        query = self.norm_attention(asking)
+        y = self.norm_feed(query + self.attention(query, x, batch, visible, rng, at))
         return y + dropout(self.down(dropout(self.act(self.up(y)), self.p, rng)), self.p, rng)
 
 
@@ -115,8 +142,13 @@ class _Gated(nn.Module):
         self.norm_attention = nn.LayerNorm(dim)
         self.norm_feed = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, batch: Batch, visible: Visibility, rng: torch.Generator | None) -> Tensor:
-        seen = self.out(attend(self.mix(self.norm_attention(x)), batch, visible, heads=self.heads, p=self.attention_p, rng=rng))
+    def forward(
+        self, x: Tensor, batch: Batch, visible: Visibility, rng: torch.Generator | None, at: Tensor | None = None
+    ) -> Tensor:
+        seen = self.norm_attention(x)
+        query = seen if at is None else pick(seen, at)
+        seen = self.out(look(self.mix, query, seen, batch, visible, rng, at, heads=self.heads, p=self.attention_p))
+        x = x if at is None else pick(x, at)
         x = x + dropout(seen, self.p, rng) * torch.sigmoid(self.gate_attention(x))
         left, right = self.up(self.norm_feed(x)).chunk(2, 1)
         return x + dropout(self.down(F.silu(left) * right), self.p, rng) * torch.sigmoid(self.gate_feed(x))

@@ -74,7 +74,7 @@ class CaserNetwork(Network):
             nn.init.normal_(self.user_base, std=1 / model.dim)
             nn.init.zeros_(self.user_own.weight)
 
-    def forward(self, batch: Batch, visible: Visibility, rng: torch.Generator | None = None) -> Tensor:
+    def forward(self, batch: Batch, visible: Visibility, rng: torch.Generator | None = None, at: Tensor | None = None) -> Tensor:
         if not self.model.allows(visible):
             raise ContractError(needed="Causal() visibility for Caser", came=repr(visible))
         window = self.model.window
@@ -91,9 +91,9 @@ class CaserNetwork(Network):
             parts.append(F.relu(value)[back[:, : window - height + 1]].amax(1))
         parts.append(self.vertical(image.transpose(1, 2)).transpose(1, 2).flatten(1))  # (N, filters * D)
         z = F.relu(self.mix(dropout(torch.cat(parts, 1), self.model.dropout, rng)))
-        if self.user_base is None:
-            return z
-        return torch.cat([z, self._users(batch)[batch.row_of].to(z)], 1)
+        if self.user_base is not None:
+            z = torch.cat([z, self._users(batch)[batch.row_of].to(z)], 1)
+        return z if at is None else z[at]
 
     def _back(self, batch: Batch) -> Tensor:
         """int64[N, L]: the flat place of the item k = 0..L-1 steps back in the same row, N where there is none."""

@@ -88,8 +88,8 @@ class Network(Scorer):
     dim: int
 
     @abstractmethod
-    def forward(self, batch: Batch, visible: Visibility, rng: torch.Generator | None = None) -> Tensor:
-        """[N, D] states. rng=None: no dropout."""
+    def forward(self, batch: Batch, visible: Visibility, rng: torch.Generator | None = None, at: Tensor | None = None) -> Tensor:
+        """[N, D] states, or [M, D] for the places `at` (int64[M], rising) alone. rng=None: no dropout."""
 
     @abstractmethod
     def output(self) -> Output:
@@ -100,5 +100,5 @@ class Network(Scorer):
         return states
 
     def score(self, batch: Batch, visible: Visibility) -> Tensor:
-        asked = batch.channels["asked"]
-        return self.output().scores(self.read(self.forward(batch, visible)[asked]))
+        asked = batch.channels["asked"].nonzero()[:, 0]
+        return self.output().scores(self.read(self.forward(batch, visible, at=asked)))

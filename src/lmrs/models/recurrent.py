@@ -62,18 +62,19 @@ class RecurrentNetwork(Network):
         self.item_bias = nn.Parameter(torch.zeros(vocab.n_items)) if model.bias else None
         self.apply(_initialise)
 
-    def forward(self, batch: Batch, visible: Visibility, rng: torch.Generator | None = None) -> Tensor:
+    def forward(self, batch: Batch, visible: Visibility, rng: torch.Generator | None = None, at: Tensor | None = None) -> Tensor:
         if not self.model.allows(visible):
             raise ContractError(needed="Causal() visibility for a recurrent network", came=repr(visible))
         x = dropout(self.items(batch.channels["item"]), self.model.embedding_dropout, rng)
         if not len(x):
-            return x
+            return x if at is None else x[at]
         by_time, sizes = _time_major(batch)
         x = x[by_time]
         for layer in self.layers:
             x = layer(PackedSequence(x, sizes))[0].data
             x = dropout(x, self.model.dropout, rng)
-        return torch.empty_like(x).index_copy(0, by_time, x)
+        x = torch.empty_like(x).index_copy(0, by_time, x)
+        return x if at is None else x[at]
 
     def output(self) -> Output:
         return Output(self.items.weight if self.table is None else self.table.weight, self.item_bias)

@@ -122,10 +122,11 @@ class TransformerNetwork(Network):
         span.scatter_reduce_(0, batch.row_of, position, "amax", include_self=False)
         return position + (self.model.max_len - 1 - span)[batch.row_of]
 
-    def forward(self, batch: Batch, visible: Visibility, rng: torch.Generator | None = None) -> Tensor:
+    def forward(self, batch: Batch, visible: Visibility, rng: torch.Generator | None = None, at: Tensor | None = None) -> Tensor:
         x = self.embed(batch, rng)
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x, batch, visible, rng)
+        x = self.blocks[-1](x, batch, visible, rng, at)  # nobody reads the other positions of the last block
         return x if self.final_norm is None else self.final_norm(x)
 
     def read(self, states: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from lmrs.batch import Batch, appended
 from lmrs.errors import ContractError
 from lmrs.losses import Charge, FullSoftmax
 from lmrs.models.network import Network
-from lmrs.objectives.next_item import charge_targets, with_negatives
+from lmrs.objectives.next_item import charge_targets, charged, with_negatives
 from lmrs.visibility import Full, Visibility
 from lmrs.vocab import Vocab
 
@@ -92,7 +92,7 @@ class Cloze:
     def charge(
         self, network: Network, head: nn.Module | None, prepared: Batch, vocab: Vocab, rng: torch.Generator | None
     ) -> dict[str, Tensor]:
-        states = network(prepared, self.visible, rng)
+        states = network(prepared, self.visible, rng, charged(prepared))
         return {"cloze": charge_targets(network, states, prepared, self.loss, vocab)}
 
     def ask(self, batch: Batch, vocab: Vocab) -> Batch:

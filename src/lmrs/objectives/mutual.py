@@ -115,7 +115,7 @@ class Mutual:
         ends = []
         if self.sp:
             parts = [prepared.parts[name] for name in ("context", "segment", "wrong")]
-            ends = [network(part, self.visible, rng)[part.last].to(table) for part in parts]  # each (B, D)
+            ends = [network(part, self.visible, rng, part.last).to(table) for part in parts]  # each (B, D)
         found = {}
         with torch.autocast(states.device.type, enabled=False):  # the loss is in the precision of the weights
             if self.aap:

@@ -57,7 +57,7 @@ class NextItem:
     def charge(
         self, network: Network, head: nn.Module | None, prepared: Batch, vocab: Vocab, rng: torch.Generator | None
     ) -> dict[str, Tensor]:
-        states = network(prepared, self.visible, rng)
+        states = network(prepared, self.visible, rng, charged(prepared))
         return {"next": charge_targets(network, states, prepared, self.loss, vocab)}
 
     def ask(self, batch: Batch, vocab: Vocab) -> Batch:
@@ -79,18 +79,22 @@ def with_negatives(batch: Batch, loss: Charge, vocab: Vocab, rng: torch.Generato
     return batch.with_channels(negative=everywhere)
 
 
+def charged(prepared: Batch) -> Tensor | None:
+    """int64[M]: the places whose `target` is an item (>= 0), or None if all are."""
+    at = (prepared.channels["target"] >= 0).nonzero()[:, 0]
+    return None if len(at) == prepared.n_positions else at
+
+
 def charge_targets(network: Network, states: Tensor, prepared: Batch, loss: Charge, vocab: Vocab) -> Tensor:
-    """Sum of `loss` over the positions whose `target` is an item (>= 0)."""
-    target = prepared.channels["target"]
-    charged = target >= 0
-    whole = bool(charged.all())
-    chosen = states if whole else states[charged]
+    """Sum of `loss` over the charged places. states: [M, D], theirs alone."""
+    target, at = prepared.channels["target"], charged(prepared)
     drawn = None
     if loss.negatives is not None:
         share = probabilities(loss.negatives, vocab)
-        items = prepared.extra["negative"] if loss.negatives.shared else prepared.channels["negative"][charged]
+        items = prepared.extra["negative"] if loss.negatives.shared else prepared.channels["negative"]
+        items = items if loss.negatives.shared or at is None else items[at]
         log_q = None if share is None else share.clamp_min(1e-38).log().to(network.output().table)
         drawn = Drawn(items, log_q, loss.negatives.k, vocab.n_items)
-    vectors, output = network.read(chosen), network.output()
+    vectors, output = network.read(states), network.output()
     with torch.autocast(states.device.type, enabled=False):  # the loss is in the precision of the weights
-        return loss.charge(vectors.to(output.table), output, target if whole else target[charged], drawn)
+        return loss.charge(vectors.to(output.table), output, target if at is None else target[at], drawn)

@@ -13,7 +13,7 @@ from lmrs.errors import ContractError
 from lmrs.losses import FullSoftmax, Output
 from lmrs.models.network import Network
 from lmrs.objectives.cloze import Cloze
-from lmrs.objectives.next_item import charge_targets
+from lmrs.objectives.next_item import charge_targets, charged
 from lmrs.visibility import Visibility
 from lmrs.vocab import Vocab
 
@@ -79,7 +79,7 @@ class Replaced:
         self, network: Network, head: nn.Module | None, prepared: Batch, vocab: Vocab, rng: torch.Generator | None
     ) -> dict[str, Tensor]:
         assert head is not None
-        states = network(prepared, self.visible, rng)
+        states = network(prepared, self.visible, rng, charged(prepared))
         filled = self.filled(network, states, prepared)
         fake = (filled != prepared.channels["original"]).to(states.dtype)
         logit = head(network(prepared.with_channels(item=filled), self.visible, rng))[:, 0]
@@ -90,13 +90,13 @@ class Replaced:
 
     @torch.no_grad()
     def filled(self, network: Network, states: Tensor, prepared: Batch) -> Tensor:
-        """int64[N]: the items, with a draw from the generator at every hidden position."""
+        """int64[N]: the items, with a draw from the generator at every hidden position. states: [M, D] of those."""
         original, hidden = prepared.channels["original"], prepared.channels["target"] >= 0
         pool = prepared.extra.get("pool")
         output = network.output()
         if pool is not None:
             output = Output(output.table[pool], None if output.bias is None else output.bias[pool])
-        drawn = sample(network.read(states[hidden]), output, prepared.channels["dice"][hidden])
+        drawn = sample(network.read(states), output, prepared.channels["dice"][hidden])
         filled = original.clone()
         filled[hidden] = drawn if pool is None else pool[drawn]
         return filled

@@ -77,6 +77,27 @@ class ModelTests:
                 here = whole[int(batch.offsets[row]) : int(batch.offsets[row + 1])]
                 assert torch.allclose(alone, here, rtol=0, atol=CLOSE), f"row {row} under {visible!r}: {gap(alone, here)}"
 
+    def test_chosen_places_have_the_states_they_have_among_all(self) -> None:
+        """`at` saves work, it changes nothing: neither states nor gradients."""
+        train = tiny.split().train
+        network, batch = built(self.part, train), tiny.batch(train)
+        longest = slice(int(batch.offsets[0]), int(batch.offsets[1]))
+        uneven = torch.arange(batch.n_positions) % 3 == 1
+        uneven[longest] = True
+        for visible in self.visibilities():
+            for places in (batch.last, uneven.nonzero()[:, 0], torch.arange(batch.n_positions), batch.last[:1]):
+                found, wanted = network(batch, visible, at=places), network(batch, visible)[places]
+                assert found.shape == wanted.shape
+                assert torch.allclose(found, wanted, rtol=0, atol=CLOSE), f"{visible!r}: {gap(found, wanted)}"
+            weights = list(network.parameters())
+            found, wanted = (
+                torch.autograd.grad(states.square().sum(), weights, allow_unused=True)
+                for states in (network(batch, visible, at=places), network(batch, visible)[places])
+            )
+            for one, two in zip(found, wanted, strict=True):
+                assert (one is None) == (two is None)
+                assert one is None or torch.allclose(one, two, rtol=1e-4, atol=10 * CLOSE), f"gradients under {visible!r}"
+
     def test_the_past_does_not_see_the_future(self) -> None:
         if not self.part.allows(Causal()):
             return

@@ -234,10 +234,10 @@ class _Watched(Network):
         self.inner, self.dim, self.n_items = inner, inner.dim, inner.n_items
         self.calls: list[tuple[Batch, Tensor]] = []
 
-    def forward(self, batch: Batch, visible: Visibility, rng: torch.Generator | None = None) -> Tensor:
+    def forward(self, batch: Batch, visible: Visibility, rng: torch.Generator | None = None, at: Tensor | None = None) -> Tensor:
         states = self.inner(batch, visible, rng)
         self.calls.append((batch, states))
-        return states
+        return states if at is None else states[at]
 
     def read(self, states: Tensor) -> Tensor:
         return self.inner.read(states)
