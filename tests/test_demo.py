@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 from pathlib import Path
 
 import pytest
 
 from lmrs.cli import run
 from lmrs.cli.demo import CONTROLS, LEARNERS, SHOWN
+from lmrs.progress import Reporter
 
 DATA = "synthetic:users=40,items=25,length=12,seed=1"
 
@@ -42,6 +45,19 @@ def test_the_demo_shows_quality_cost_protocol_and_lists(
     again = capsys.readouterr().out
     assert again.splitlines()[-20:] == shown.splitlines()[-20:]
     assert Path("runs/demo/sasrec/metrics.jsonl").read_bytes() == before
+
+
+def test_a_stopped_demo_says_how_it_goes_on(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Reporter, "step", lambda self, note="", *, by=1: signal.raise_signal(signal.SIGINT))
+        patch.setattr(sys.modules["lmrs.cli.demo"], "CONTROLS", ())
+        assert run(["demo", "--data", DATA, "--epochs", "1", "--quiet"]) == 130
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "state saved in runs/demo/gru4rec; go on with the same command" in told
 
 
 def test_no_network_and_no_copy_is_told(

@@ -67,6 +67,14 @@ class Evaluation:
         return folder
 
 
+def measured(run: Path | str) -> list[str]:
+    """The names of the measures in the report of a run; empty if it has none that can be read."""
+    try:
+        return list(json.loads((Path(run) / FOLDER / REPORT).read_bytes())["measures"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
 def evaluate(
     recommender: Recommender | Fitted,
     asked: Split | Queries,

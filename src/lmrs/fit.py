@@ -419,8 +419,11 @@ class _Run:
         return self.group.any(self.stop.signal != 0)
 
     def _interrupted(self) -> Interrupted:
-        kept = "nothing was kept (no run folder)" if self.folder is None else f"state saved in {self.folder}; go on with --resume"
-        return Interrupted(128 + (self.stop.signal or signal.SIGTERM), f"stopped at step {self.progress.total_steps}; {kept}")
+        kept, remedy = f"state saved in {self.folder}", "go on with --resume"
+        if self.folder is None:
+            kept, remedy = "nothing was kept (no run folder)", ""
+        code = 128 + (self.stop.signal or signal.SIGTERM)
+        return Interrupted(code, f"stopped at step {self.progress.total_steps}; {kept}", remedy)
 
 
 def _watched(budget: Budget) -> RankMeasure:

@@ -11,11 +11,14 @@ from lmrs.errors import LmrsError
 
 
 class Interrupted(LmrsError):
-    """The run was asked to stop; its state is saved. code: what a shell expects as exit status (130 Ctrl-C, 143 SIGTERM)."""
+    """The run was asked to stop; its state is saved. code: what a shell expects as exit status (130 Ctrl-C, 143 SIGTERM).
 
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+    what: what stopped and what was kept. remedy: how to go on.
+    """
+
+    def __init__(self, code: int, what: str, remedy: str = "") -> None:
+        super().__init__(f"{what}; {remedy}" if remedy else what)
+        self.code, self.what = code, what
 
 
 class Stop:

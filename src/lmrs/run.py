@@ -17,7 +17,7 @@ from lmrs.cards import Cost, Spent, peak_memory_bytes
 from lmrs.dataset import Dataset
 from lmrs.distributed import Group
 from lmrs.errors import CheckpointError, DataError, UserError, did_you_mean
-from lmrs.evaluate import MEASURES, Evaluation, chosen_measures, cost_of, evaluate
+from lmrs.evaluate import MEASURES, Evaluation, chosen_measures, cost_of, evaluate, measured
 from lmrs.files import write_atomic
 from lmrs.fit import Execution, Fitted, fit
 from lmrs.hardware import probes
@@ -171,12 +171,14 @@ def train(
     recommender = Recommender.of(fitted, name=record.name, settings=record.settings)
     cost = _cost(fitted)
     if main:
-        saved = recommender.save(out / MODEL)
-        cost = replace(cost, bytes_on_disk=sum(file.stat().st_size for file in saved.iterdir()))
-        write_atomic(out / COSTS, json.dumps(cost.to_dict(), indent=1).encode() + b"\n")
+        with RunLock(out):
+            saved = recommender.save(out / MODEL)
+            cost = replace(cost, bytes_on_disk=sum(file.stat().st_size for file in saved.iterdir()))
+            write_atomic(out / COSTS, json.dumps(cost.to_dict(), indent=1).encode() + b"\n")
     found = evaluate(recommender, divided, measures=measures, seed=seed, cost=cost, reporter=reporter)
     if main:
-        found.save(out)
+        with RunLock(out):
+            found.save(out)
     return found
 
 
@@ -192,7 +194,8 @@ def again(
 ) -> Evaluation:
     """Evaluate a saved run: on its own data, or on other `data`.
 
-    part, seed, reporter: as in `evaluate`; seed None is that of the fit. Raises DataError if the run's own data has changed since
+    part, seed, reporter: as in `evaluate`; seed None is that of the fit. On the run's own test part, the measures that its report
+    already has are taken again, too: asking for one more loses none. Raises DataError if the run's own data has changed since
     the fit.
     """
     record = read_record(folder)
@@ -205,6 +208,8 @@ def again(
             remedy=f"name it: lmrs evaluate {folder} --data {record.data.source}",
         )
     seed = record.seed if seed is None else seed
+    if data is None and part == "test":
+        measures = list(dict.fromkeys([*measured(folder), *measures]))
     return evaluate(recommender, divided, measures=measures, part=part, seed=seed, cost=read_cost(folder), reporter=reporter)
 
 

@@ -48,6 +48,7 @@ def demo(data: str, out: str, epochs: int | None, seed: int, threads: int | None
     """
     from lmrs.cli import show
     from lmrs.hardware import use_threads
+    from lmrs.interrupts import Interrupted
     from lmrs.progress import Reporter
     from lmrs.recommender import Recommender
     from lmrs.run import MODEL, RUN, Data, train
@@ -66,9 +67,12 @@ def demo(data: str, out: str, epochs: int | None, seed: int, threads: int | None
                 given |= {"epochs": epochs, "every": max(1, epochs // 4)}
             reporter.say(name)
             there = (folder / name / RUN).is_file()
-            found[name] = train(
-                name, given, spec, out=folder / name, seed=seed, resume=there, loaded=(dataset, split), reporter=reporter
-            )
+            try:
+                found[name] = train(
+                    name, given, spec, out=folder / name, seed=seed, resume=there, loaded=(dataset, split), reporter=reporter
+                )
+            except Interrupted as stopped:
+                raise Interrupted(stopped.code, stopped.what, "go on with the same command") from None
     console.print(_table(found))
     lists = {name: Recommender.load(folder / name / MODEL) for name in SHOWN}
     for part in _people(split.test, lists):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import click
@@ -62,7 +63,8 @@ def fit(
     given = settings.parse(settings.find(system), pairs)
     use_threads(threads)
     execution = Execution(device=device, micro_batch=micro_batch, checkpoint_every=checkpoint_every, precision=precision)
-    with Reporter(quiet=quiet) as reporter:
+    main = int(os.environ.get("RANK", "0")) == 0  # of processes that torchrun started together, one talks
+    with Reporter(quiet=quiet or not main) as reporter:
         found = train(
             system,
             given,
@@ -74,6 +76,8 @@ def fit(
             measures=wanted,
             reporter=reporter,
         )
+    if not main:
+        return
     if as_json:
         click.echo(json.dumps({"run": out, **found.to_dict()}, indent=2))
         return
