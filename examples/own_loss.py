@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import lmrs
 from lmrs import losses, models, objectives, tasks, tuning, views
-from lmrs.negatives import Popularity
+from lmrs.negatives import ByPopularity
 
 
 def two_stage(*, dim: int = 16, epochs: int = 2) -> lmrs.System:
     """First everything learns from the exact softmax, then the blocks alone from negatives drawn by popularity."""
     sequence = views.ItemSequence(max_len=20)
     budget = lmrs.Budget(epochs=epochs, batch_size=64)
-    sampled = losses.SampledSoftmax(Popularity(k=16, alpha=0.5, shared=True))
+    sampled = losses.SampledSoftmax(ByPopularity(k=16, alpha=0.5, shared=True))
     return lmrs.System(
         paper=lmrs.Paper("An example", "nobody", 2025),
         model=models.Transformer(dim=dim, layers=1, heads=2, max_len=20),
@@ -19,7 +19,7 @@ def two_stage(*, dim: int = 16, epochs: int = 2) -> lmrs.System:
             lmrs.Stage("learn", sequence, objectives.NextItem(), tuning.Everything(), budget),
             lmrs.Stage("adapt", sequence, objectives.NextItem(sampled), tuning.Part(("blocks.*",)), budget),
         ),
-        task=tasks.NextItem(sequence),
+        task=tasks.Ranking(sequence),
     )
 
 

@@ -58,7 +58,7 @@ def two_stages(*, between: tuple[Stage, ...] = (), epochs: int = 2) -> System:
             *between,
             Stage("second", sequence, objectives.NextItem(loss), tuning.Part(("blocks.*", "items.*")), fine),
         ),
-        tasks.NextItem(sequence),
+        tasks.Ranking(sequence),
     )
 
 

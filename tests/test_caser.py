@@ -13,7 +13,7 @@ from lmrs.batch import Batch, from_rows
 from lmrs.errors import ContractError
 from lmrs.losses import BCE, FullSoftmax, SampledSoftmax
 from lmrs.models import Caser
-from lmrs.negatives import Popularity, Uniform
+from lmrs.negatives import ByPopularity, Uniform
 from lmrs.objectives import NextItem, NextItems
 from lmrs.visibility import Causal, Full
 from lmrs.vocab import Vocab
@@ -149,7 +149,7 @@ def test_targets_are_the_next_events_as_far_as_the_row_goes():
     assert NextItems(targets=3, loss=FullSoftmax()).counts(prepared) == {"next": 10}
 
 
-@pytest.mark.parametrize("loss", [FullSoftmax(), BCE(Uniform(k=2)), SampledSoftmax(Popularity(k=5, shared=True))])
+@pytest.mark.parametrize("loss", [FullSoftmax(), BCE(Uniform(k=2)), SampledSoftmax(ByPopularity(k=5, shared=True))])
 def test_one_target_is_next_item(loss):
     network = network_of()
     vocab = replace(VOCAB, counts=np.arange(V))

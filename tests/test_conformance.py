@@ -109,7 +109,7 @@ class TestNextItemWithBCE(ObjectiveTests):
 
 
 class TestNextItemWithSharedNegatives(ObjectiveTests):
-    part = objectives.NextItem(losses.SampledSoftmax(negatives.Popularity(k=5, alpha=0.5, shared=True)))
+    part = objectives.NextItem(losses.SampledSoftmax(negatives.ByPopularity(k=5, alpha=0.5, shared=True)))
 
 
 class TestNextItems(ObjectiveTests):
@@ -184,7 +184,7 @@ class TestSampledSoftmax(LossTests):
 
 
 class TestSampledSoftmaxByPopularity(LossTests):
-    part = losses.SampledSoftmax(negatives.Popularity(k=4))
+    part = losses.SampledSoftmax(negatives.ByPopularity(k=4))
 
 
 class TestBCE(LossTests):
@@ -196,7 +196,7 @@ class TestGBCE(LossTests):
 
 
 class TestBPRMax(LossTests):
-    part = losses.BPRMax(negatives.Popularity(k=4, shared=True))
+    part = losses.BPRMax(negatives.ByPopularity(k=4, shared=True))
 
 
 # -- measures ------------------------------------------------------------------------------------------------------------

@@ -7,14 +7,13 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmrs import describe, losses, models, negatives, objectives, schedule, system, tasks, tuning, views
+from lmrs import describe, losses, models, objectives, schedule, system, tasks, tuning, views
 from lmrs.errors import CheckpointError, ContractError, UserError
 from lmrs.systems import CATALOGUE, sasrec
 
@@ -56,19 +55,9 @@ def test_every_option_survives(name: str, given_: dict[str, Any]) -> None:
 
 
 def test_a_repr_evaluates_back() -> None:
-    """The names of a description are those of the packages; `NextItem` is a task where it has a view, else an objective."""
-    known = {part.__name__: part for kind, part in describe.register().items() if not kind.startswith("tasks.")}
-
-    def next_item(**given_: Any) -> object:
-        return tasks.NextItem(**given_) if "view" in given_ else objectives.NextItem(**given_)
-
-    known["NextItem"] = next_item  # type: ignore[assignment]
-    popularity = SimpleNamespace(model=models.Popularity, draw=negatives.Popularity)
-
-    def either(**given_: Any) -> object:
-        return popularity.draw(**given_) if given_ else popularity.model()
-
-    known["Popularity"] = either  # type: ignore[assignment]
+    """No two parts share a name, so the text of a description says which are meant."""
+    known = {part.__name__: part for part in describe.register().values()}
+    assert len(known) == len(describe.register())
     for function in CATALOGUE.values():
         made = function()
         assert eval(repr(made), {"__builtins__": {}}, known) == made
@@ -103,8 +92,8 @@ def test_unknown_kinds_and_fields_are_named_with_the_nearest() -> None:
         describe.from_json({**good, "model": {**good["model"], "kind": "models.Transfomer"}})
     with pytest.raises(CheckpointError, match=r"needed fields of models.Transformer, got 'dims'; did you mean dim"):
         describe.from_json({**good, "model": {**good["model"], "dims": 3}})
-    with pytest.raises(CheckpointError, match=r"needed the field 'view' of tasks.NextItem, got none"):
-        describe.from_json({"kind": "tasks.NextItem"})
+    with pytest.raises(CheckpointError, match=r"needed the field 'view' of tasks.Ranking, got none"):
+        describe.from_json({"kind": "tasks.Ranking"})
     with pytest.raises(CheckpointError, match="needed the description of a System, got BCE"):
         describe.system_from_json(describe.to_json(losses.BCE()))
     with pytest.raises(CheckpointError, match="a kind of part"):
@@ -206,7 +195,7 @@ def test_a_field_named_kind_would_be_lost() -> None:
 
 def test_the_register_holds_every_kind_of_part() -> None:
     kinds = set(describe.register())
-    assert {"models.Transformer", "objectives.Cloze", "tasks.NextItem", "system.System", "tuning.Part"} <= kinds
+    assert {"models.Transformer", "objectives.Cloze", "tasks.Ranking", "system.System", "tuning.Part"} <= kinds
     for area, module in {"models": models, "objectives": objectives, "views": views, "tasks": tasks}.items():
         assert module.__all__
         assert any(kind.startswith(area) for kind in kinds)

@@ -42,7 +42,7 @@ def system(
         PAPER,
         models.Transformer(dim=8, layers=1, heads=2, max_len=8, dropout=dropout),
         stages or (stage(budget, objective=objective),),
-        tasks.NextItem(sequence),
+        tasks.Ranking(sequence),
     )
 
 

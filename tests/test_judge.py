@@ -15,12 +15,11 @@ from lmrs.measures import HR, NDCG, Novelty
 from lmrs.models import ControlScorer
 from lmrs.progress import Reporter
 from lmrs.split import Queries
-from lmrs.tasks import next_item
 from lmrs.testing import tiny
 
 V = tiny.dataset().n_items
 VIEW = views.ItemSequence(max_len=9)
-TASK = tasks.NextItem(VIEW)
+TASK = tasks.Ranking(VIEW)
 
 
 class Table(ControlScorer):
@@ -84,7 +83,7 @@ def test_blocks_change_nothing(cells: int, monkeypatch: pytest.MonkeyPatch) -> N
     """Ties included: they are broken by a hash of the query, not of its place in a block."""
     coarse = np.floor(table() / 5)
     whole = judge(Table(coarse), None, TASK, queries(), vocab(), k=5, seed=0)
-    monkeypatch.setattr(next_item, "SCORE_CELLS", cells)
+    monkeypatch.setattr(ranking, "SCORE_CELLS", cells)
     parts = judge(Table(coarse), None, TASK, queries(), vocab(), k=5, seed=0)
     assert np.array_equal(whole.ranks.rank, parts.ranks.rank)
     assert np.array_equal(whole.items, parts.items)

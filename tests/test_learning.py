@@ -21,7 +21,7 @@ from lmrs.models import Control, ControlScorer, Scorer
 from lmrs.objectives import Objective
 from lmrs.split import Queries, Split, leave_one_out
 from lmrs.system import System
-from lmrs.tasks.next_item import NextItem
+from lmrs.tasks.ranking import Ranking
 
 K, ITEMS = 3, 16
 PREDICTABLE, NOISE = 0.15, 30.0  # concentration of the chain's rows
@@ -165,8 +165,8 @@ def test_who_is_shown_the_answer_is_above_the_ceiling(concentration: float) -> N
     """The bound can fail: one event too many in the history is noticed."""
     given = split(concentration)
     leaking = replace(given.test, stop=given.test.stop + 1)
-    task = NextItem(views.ItemSequence(max_len=10), exclude_seen=False)
-    blocks = list(tasks.next_item.questions(LastAgain(), None, task, leaking, given.dataset.vocab))
+    task = Ranking(views.ItemSequence(max_len=10), exclude_seen=False)
+    blocks = list(tasks.ranking.questions(LastAgain(), None, task, leaking, given.dataset.vocab))
     first = np.concatenate([block.scores.argmax(1).numpy() for block in blocks])
     order = np.concatenate([block.which for block in blocks])
     bounds = Bounds.of(given)

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lmrs.batch import from_rows
 from lmrs.errors import ContractError
 from lmrs.losses import BCE, GBCE, BPRMax, FullSoftmax, Output, SampledSoftmax
-from lmrs.negatives import Drawn, Popularity, Uniform, draw, probabilities
+from lmrs.negatives import ByPopularity, Drawn, Uniform, draw, probabilities
 from lmrs.vocab import Vocab
 
 M, E, V, K = 7, 5, 11, 4
@@ -198,7 +198,7 @@ def test_sampled_softmax_is_the_equation(shared, bias, popular, logq):
     agree(found, wanted, states, table, own)
 
 
-@pytest.mark.parametrize("negatives", [Uniform(k=3, shared=True), Popularity(k=3, alpha=0.5, shared=True)])
+@pytest.mark.parametrize("negatives", [Uniform(k=3, shared=True), ByPopularity(k=3, alpha=0.5, shared=True)])
 def test_logq_makes_the_denominator_unbiased(negatives):
     """exp(cost + s+) is the estimated denominator; its mean over many draws is the exact one, within five standard errors."""
     states, table, _, _ = problem(bias=False)
@@ -266,7 +266,7 @@ def rows_of(lengths, n_items, seed=0):
     return from_rows({"item": item}, torch.tensor(lengths))
 
 
-@pytest.mark.parametrize("negatives", [Uniform(k=20), Popularity(k=20, alpha=0.75)])
+@pytest.mark.parametrize("negatives", [Uniform(k=20), ByPopularity(k=20, alpha=0.75)])
 def test_unseen_negatives_are_in_no_place_of_the_row_and_no_target(negatives):
     batch = rows_of([9, 9, 5, 2], 60)
     target = torch.randint(60, (batch.n_positions,), generator=generator(4))
@@ -298,11 +298,11 @@ def test_a_row_that_holds_the_whole_catalogue_does_not_hang():
 def test_popularity_draws_follow_the_counts(alpha):
     counts = np.array([0, 1, 4, 9, 16, 0, 25])
     words = vocab(7, counts=counts)
-    share = probabilities(Popularity(alpha=alpha), words).numpy()
+    share = probabilities(ByPopularity(alpha=alpha), words).numpy()
     wanted = np.where(counts > 0, counts.astype(float) ** alpha, 0)
     np.testing.assert_allclose(share, wanted / wanted.sum(), rtol=1e-12)
     batch = from_rows({"item": torch.tensor([0])}, torch.tensor([1]))
-    drawn = draw(Popularity(k=40_000, alpha=alpha, shared=True), batch, torch.tensor([0]), words, generator(2))
+    drawn = draw(ByPopularity(k=40_000, alpha=alpha, shared=True), batch, torch.tensor([0]), words, generator(2))
     seen = np.bincount(drawn.items.numpy(), minlength=7) / 40_000
     assert not seen[[0, 5]].any()
     np.testing.assert_allclose(seen, share, atol=5 * 0.5 / 200)
@@ -318,7 +318,9 @@ def test_uniform_draws_expect_k_over_v():
     assert drawn.each(5).shape == (5, 8)
 
 
-@pytest.mark.parametrize("negatives", [Uniform(k=3), Uniform(k=3, shared=True), Popularity(k=3), Popularity(k=3, shared=True)])
+@pytest.mark.parametrize(
+    "negatives", [Uniform(k=3), Uniform(k=3, shared=True), ByPopularity(k=3), ByPopularity(k=3, shared=True)]
+)
 def test_draws_are_a_function_of_the_generator(negatives):
     batch = rows_of([6, 4, 3], 40)
     words = vocab(40, counts=np.arange(40))
@@ -332,4 +334,4 @@ def test_draws_are_a_function_of_the_generator(negatives):
 
 def test_popularity_needs_counts():
     with pytest.raises(ContractError, match=r"needed training counts .* got a vocabulary without counts"):
-        probabilities(Popularity(), vocab(5))
+        probabilities(ByPopularity(), vocab(5))

@@ -345,7 +345,7 @@ def test_a_system_of_ones_own_is_saved_with_the_place_of_its_code(tmp_path: Path
     file.write_text(OWN)
     model = describe.load_file(file).Newest(weight=2.0)
     assert isinstance(model, Control)
-    made = System(Paper("Mine", "me", 2024), model, (Estimate(),), tasks.NextItem(views.ItemSequence()))
+    made = System(Paper("Mine", "me", 2024), model, (Estimate(),), tasks.Ranking(views.ItemSequence()))
     folder = Recommender.of(fit(made, tiny.split())).save(tmp_path / "model")
     back = Recommender.load(folder)
     assert back.system == made

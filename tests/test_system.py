@@ -16,7 +16,7 @@ PAPER = Paper("T", "A", 2020)
 SEQUENCE = views.ItemSequence(max_len=8)
 NETWORK = models.Transformer(dim=8, heads=2, max_len=8)
 STAGE = Stage("train", SEQUENCE, objectives.NextItem())
-TASK = tasks.NextItem(SEQUENCE)
+TASK = tasks.Ranking(SEQUENCE)
 
 
 def test_parts_that_fit_make_a_value() -> None:
@@ -58,7 +58,7 @@ def test_rows_longer_than_the_model_are_refused() -> None:
 
 def test_histories_longer_than_the_model_are_refused() -> None:
     with pytest.raises(ContractError, match=r"histories of at most 8 positions for Transformer, got .*max_len=9"):
-        System(PAPER, NETWORK, (STAGE,), tasks.NextItem(views.ItemSequence(max_len=9)))
+        System(PAPER, NETWORK, (STAGE,), tasks.Ranking(views.ItemSequence(max_len=9)))
 
 
 def test_a_model_that_looks_back_alone_refuses_a_cloze() -> None:

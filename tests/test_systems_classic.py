@@ -15,7 +15,7 @@ from lmrs.judge import judge
 from lmrs.losses import BCE, BPRMax, FullSoftmax, Output, SampledSoftmax
 from lmrs.measures import NDCG
 from lmrs.models import Caser, Recurrent
-from lmrs.negatives import Drawn, Popularity, Uniform
+from lmrs.negatives import ByPopularity, Drawn, Uniform
 from lmrs.objectives import NextItem, NextItems
 from lmrs.split import Split, leave_one_out
 from lmrs.system import Stage, System
@@ -89,10 +89,10 @@ def test_gru4rec_is_made_of_what_it_says():
     assert system.model == Recurrent(dim=32, layers=2, max_len=20, dropout=0.1, embedding_dropout=0.3, tied=False)
     assert stage_of(system).objective == NextItem(FullSoftmax())
     assert stage_of(gru4rec(loss="sampled", logq=False)).objective == NextItem(
-        SampledSoftmax(Popularity(2048, alpha=0.5, shared=True), logq=False)
+        SampledSoftmax(ByPopularity(2048, alpha=0.5, shared=True), logq=False)
     )
     assert stage_of(gru4rec(loss="bpr-max", negatives=7, alpha=0.75, regularisation=2.0, elu=1.0)).objective == NextItem(
-        BPRMax(Popularity(7, alpha=0.75, shared=True), regularisation=2.0, elu=1.0)
+        BPRMax(ByPopularity(7, alpha=0.75, shared=True), regularisation=2.0, elu=1.0)
     )
 
 

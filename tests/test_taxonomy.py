@@ -46,7 +46,7 @@ def stage(name: str = "s", **options) -> Stage:
 
 
 def system(*stages: Stage) -> System:
-    return System(Paper("", "", 2020), models.Transformer(dim=8, heads=2, max_len=8), stages, tasks.NextItem(SEQUENCE))
+    return System(Paper("", "", 2020), models.Transformer(dim=8, heads=2, max_len=8), stages, tasks.Ranking(SEQUENCE))
 
 
 def test_the_cell_of_every_system_in_the_catalogue() -> None:
@@ -87,7 +87,7 @@ def test_the_cell_follows_from_the_stages(stages: tuple[Stage, ...], wanted: str
 
 
 def test_counting_is_a_control() -> None:
-    assert cell(System(Paper("", "", 2020), models.Popularity(), (Estimate(),), tasks.NextItem(SEQUENCE))) == taxonomy.CONTROL
+    assert cell(System(Paper("", "", 2020), models.Popularity(), (Estimate(),), tasks.Ranking(SEQUENCE))) == taxonomy.CONTROL
 
 
 # -- the proof ---------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from lmrs.files import storage, write_atomic
 from lmrs.fit import Fitted
 from lmrs.judge import Judged, judge
 from lmrs.measures import MAE, RMSE, Lists, Measure, Sampled, parse
-from lmrs.negatives import Popularity, Uniform
+from lmrs.negatives import ByPopularity, Uniform
 from lmrs.progress import Reporter
 from lmrs.recommender import Recommender
 from lmrs.split import Queries, Split
@@ -251,9 +251,9 @@ def _protocol(recommender: Recommender, queries: Queries, about: dict[str, Any],
     )
 
 
-def _negatives(part: object) -> list[Uniform | Popularity]:
+def _negatives(part: object) -> list[Uniform | ByPopularity]:
     """Every draw of negatives inside a description."""
-    if isinstance(part, Uniform | Popularity):
+    if isinstance(part, Uniform | ByPopularity):
         return [part]
     if isinstance(part, tuple):
         return [found for each in part for found in _negatives(each)]

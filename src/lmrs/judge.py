@@ -18,7 +18,7 @@ from lmrs.objectives import Objective
 from lmrs.progress import Reporter
 from lmrs.split import Queries
 from lmrs.tasks import Task
-from lmrs.tasks.next_item import questions
+from lmrs.tasks.ranking import questions
 from lmrs.vocab import Vocab
 
 

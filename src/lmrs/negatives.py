@@ -51,7 +51,7 @@ class Uniform:
 
 
 @dataclass(frozen=True)
-class Popularity:
+class ByPopularity:
     """k items drawn with probability ~ (training count)^alpha: 1 by count, .75 or .5 flatter, 0 uniform over seen items."""
 
     k: int = 1
@@ -60,7 +60,7 @@ class Popularity:
     unseen: bool = True
 
 
-Negatives = Uniform | Popularity
+Negatives = Uniform | ByPopularity
 
 
 def probabilities(negatives: Negatives, vocab: Vocab) -> Tensor | None:

@@ -27,7 +27,7 @@ from lmrs.models import Control
 from lmrs.models.network import ControlScorer, Scorer
 from lmrs.objectives import Objective
 from lmrs.system import Stage, System
-from lmrs.tasks.next_item import scores
+from lmrs.tasks.ranking import scores
 from lmrs.views import Rows
 from lmrs.vocab import Attributes, Vocab
 

@@ -66,5 +66,5 @@ def bert4rec(
                 ),
             ),
         ),
-        task=tasks.NextItem(sequence),
+        task=tasks.Ranking(sequence),
     )  # fmt: skip

@@ -65,5 +65,5 @@ def caser(
                 Budget(epochs=epochs, batch_size=batch_size, lr=lr, patience=patience, every=every, weight_decay=weight_decay),
             ),
         ),
-        task=tasks.NextItem(sequence),
+        task=tasks.Ranking(sequence),
     )  # fmt: skip

@@ -20,5 +20,5 @@ def ease(*, regularisation: float = 200.0, memory_gib: float = 8.0, max_len: int
         paper=Paper("Embarrassingly Shallow Autoencoders for Sparse Data", "Steck", 2019, "WWW", "1905.03375"),
         model=models.EASE(regularisation=regularisation, memory_gib=memory_gib),
         stages=(Estimate(),),
-        task=tasks.NextItem(views.ItemSequence(max_len=max_len)),
+        task=tasks.Ranking(views.ItemSequence(max_len=max_len)),
     )

@@ -57,5 +57,5 @@ def esasrec(
                 Budget(epochs=epochs, batch_size=batch_size, lr=lr, patience=patience, every=every),
             ),
         ),
-        task=tasks.NextItem(sequence),
+        task=tasks.Ranking(sequence),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lmrs import losses, models, objectives, tasks, tuning, views
 from lmrs.errors import ContractError, did_you_mean
-from lmrs.negatives import Popularity
+from lmrs.negatives import ByPopularity
 from lmrs.system import Budget, Paper, Stage, System
 
 SPACE = {
@@ -53,7 +53,7 @@ def gru4rec(
     AdamW (code: Adagrad with momentum).
     """
     sequence = views.ItemSequence(max_len=max_len, stride=stride, jitter=jitter)
-    drawn = Popularity(negatives, alpha=alpha, shared=True)
+    drawn = ByPopularity(negatives, alpha=alpha, shared=True)
     charge: losses.Charge
     match loss:
         case "softmax":
@@ -78,5 +78,5 @@ def gru4rec(
                 Budget(epochs=epochs, batch_size=batch_size, lr=lr, patience=patience, every=every, clip=5.0),
             ),
         ),
-        task=tasks.NextItem(sequence),
+        task=tasks.Ranking(sequence),
     )

@@ -34,5 +34,5 @@ def item_knn(
         paper=Paper("Item-Based Top-N Recommendation Algorithms", "Deshpande & Karypis", 2004, "TOIS"),
         model=models.ItemKNN(weights=weights, k=k, shrink=shrink, recency=recency, k1=k1, b=b),
         stages=(Estimate(),),
-        task=tasks.NextItem(views.ItemSequence(max_len=max_len)),
+        task=tasks.Ranking(views.ItemSequence(max_len=max_len)),
     )

@@ -17,5 +17,5 @@ def markov(*, smoothing: float = 1.0) -> System:
         paper=Paper("An MDP-Based Recommender System", "Shani, Heckerman & Brafman", 2005, "JMLR"),
         model=models.Markov(smoothing=smoothing),
         stages=(Estimate(),),
-        task=tasks.NextItem(views.ItemSequence(max_len=1)),
+        task=tasks.Ranking(views.ItemSequence(max_len=1)),
     )

@@ -16,5 +16,5 @@ def popularity() -> System:
         ),
         model=models.Popularity(),
         stages=(Estimate(),),
-        task=tasks.NextItem(views.ItemSequence(max_len=1)),  # the history is read for what to leave out, not for the scores
+        task=tasks.Ranking(views.ItemSequence(max_len=1)),  # the history is read for what to leave out, not for the scores
     )

@@ -18,5 +18,5 @@ def recent_popularity(*, days: float = 30.0, share: float = 0.1) -> System:
         paper=Paper("A Re-visit of the Popularity Baseline in Recommender Systems", "Ji et al.", 2020, "SIGIR", "2005.13829"),
         model=models.RecentPopularity(days=days, share=share),
         stages=(Estimate(),),
-        task=tasks.NextItem(views.ItemSequence(max_len=1)),
+        task=tasks.Ranking(views.ItemSequence(max_len=1)),
     )

@@ -76,5 +76,5 @@ def s3rec(
             block=models.PostNorm(), embed_norm=True,
         ),
         stages=(first, second) if pretrain else (second,),
-        task=tasks.NextItem(sequence),
+        task=tasks.Ranking(sequence),
     )  # fmt: skip

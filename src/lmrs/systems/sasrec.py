@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lmrs import losses, models, objectives, tasks, tuning, views
 from lmrs.errors import ContractError, did_you_mean
-from lmrs.negatives import Popularity, Uniform
+from lmrs.negatives import ByPopularity, Uniform
 from lmrs.system import Budget, Paper, Stage, System
 
 SPACE = {"dim": [32, 64, 128], "layers": [1, 2, 3], "dropout": [0.2, 0.5], "lr": [5e-4, 1e-3]}
@@ -55,15 +55,15 @@ def sasrec(
                 Budget(epochs=epochs, batch_size=batch_size, lr=lr, patience=patience, every=every),
             ),
         ),
-        task=tasks.NextItem(sequence),
+        task=tasks.Ranking(sequence),
     )
 
 
 def charge(loss: str, negatives: int, alpha: float) -> losses.Charge:
     """The loss of that name; alpha 0 draws negatives uniformly, else by popularity to that power."""
 
-    def drawn(k: int, shared: bool) -> Uniform | Popularity:
-        return Popularity(k, alpha=alpha, shared=shared) if alpha else Uniform(k, shared=shared)
+    def drawn(k: int, shared: bool) -> Uniform | ByPopularity:
+        return ByPopularity(k, alpha=alpha, shared=shared) if alpha else Uniform(k, shared=shared)
 
     match loss:
         case "softmax":

@@ -79,7 +79,7 @@ def transformers4rec(
                 Budget(epochs=epochs, batch_size=batch_size, lr=lr, patience=patience, every=every),
             ),
         ),
-        task=tasks.NextItem(sequence),
+        task=tasks.Ranking(sequence),
     )  # fmt: skip
 
 

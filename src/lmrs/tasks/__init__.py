@@ -1,7 +1,7 @@
 """What is asked of a trained system and how an answer is judged."""
 
-from lmrs.tasks.next_item import NextItem
+from lmrs.tasks.ranking import Ranking
 
-Task = NextItem
+Task = Ranking
 
-__all__ = ["NextItem", "Task"]
+__all__ = ["Ranking", "Task"]

@@ -33,7 +33,7 @@ class LossTests:
         shape = (negatives.k,) if negatives.shared else (M, negatives.k)
         drawn = torch.randint(V - 3, V, shape, generator=rng)  # none of them is a target
         counts = torch.from_numpy(tiny.split().train.counts()).double() + 1
-        log_q = (counts / counts.sum()).log() if type(negatives).__name__ == "Popularity" else None
+        log_q = (counts / counts.sum()).log() if type(negatives).__name__ == "ByPopularity" else None
         return states, Output(table, bias), target, Drawn(drawn, log_q, negatives.k, V)
 
     def some(self, drawn: Drawn | None, which: slice) -> Drawn | None:

@@ -13,7 +13,7 @@ from lmrs.batch import Batch
 from lmrs.losses import FullSoftmax
 from lmrs.models import Control, ControlScorer, Model, Network
 from lmrs.split import Train
-from lmrs.tasks.next_item import scores
+from lmrs.tasks.ranking import scores
 from lmrs.testing import tiny
 from lmrs.testing.values import check_repr
 from lmrs.views import Rows

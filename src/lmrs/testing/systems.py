@@ -24,7 +24,7 @@ from lmrs.models import Model
 from lmrs.recommender import FALLBACK, Recommender
 from lmrs.split import Split
 from lmrs.system import Stage, System
-from lmrs.tasks.next_item import scores
+from lmrs.tasks.ranking import scores
 from lmrs.testing import tiny
 from lmrs.testing.values import check_repr
 from lmrs.views import Rows

@@ -11,8 +11,8 @@ def rebuilt(value: object) -> object:
     """The value that `repr(value)` describes, made from its text by calling constructors by name.
 
     Only calls of the dataclasses that occur in `value`, with constants, tuples, lists and dicts as arguments, are understood: the
-    text is parsed, never executed. Of two classes of one name (an objective and a task "NextItem") the one with the written
-    fields is meant. Raises AssertionError with the text for anything else.
+    text is parsed, never executed. Of two classes of one name the one with the written fields is meant. Raises AssertionError
+    with the text for anything else.
     """
     text = repr(value)
     try:

@@ -1,0 +1,96 @@
+"""Next item: given a history, rank the whole catalogue. Evaluation and serving ask through the same function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmrs.errors import ContractError
+from lmrs.models.network import Network, Scorer
+from lmrs.objectives import NextItem, Objective
+from lmrs.split import Queries
+from lmrs.views import Rows, View
+from lmrs.vocab import Vocab
+
+SCORE_CELLS = 16_000_000  # scores held at once: 64 MB in fp32, whatever the catalogue
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Rank all items for a history.
+
+    view: how a history is read. exclude_seen: leave items of the history out of the ranking (the usual protocol; a target that
+    was seen before stays a candidate and is counted in the report).
+    """
+
+    view: View
+    exclude_seen: bool = True
+
+
+class Question(NamedTuple):
+    """Scores of a block of queries. which: int64[B] places in the Queries; scores: [B, V] in that order; fallback: queries
+    without any known history, which got training popularity instead."""
+
+    which: np.ndarray
+    scores: Tensor
+    fallback: int
+
+
+@torch.no_grad()
+def scores(
+    scorer: Scorer, objective: Objective | None, view: View, rows: Rows, vocab: Vocab, device: torch.device | str = "cpu"
+) -> tuple[Tensor, int]:
+    """[R, V] scores for the histories `rows`, in their order, and how many rows had no history to go by.
+
+    objective: the signal of the last stage, which knows how to ask (None for controls).
+    """
+    ask = objective if objective is not None else NextItem()
+    short = view.asked(rows, asks=ask.asks)
+    known = short.stop > short.start
+    out = torch.empty(len(rows), vocab.n_items, dtype=torch.float32)
+    if known.any():  # a row without positions is no question for a network, alone or among others
+        batch = view.collate(short.take(np.flatnonzero(known)))
+        asked = ask.ask(batch, vocab)
+        if asked is None:
+            raise ContractError(
+                needed="an objective that can be asked for the next item in the last stage",
+                came=type(ask).__name__,
+                remedy="add a stage with NextItem or Cloze",
+            )
+        order = torch.from_numpy(np.flatnonzero(known))[batch.rows["example"]]
+        out[order] = scorer.score(asked.to(device), ask.asked_visible).float().cpu()
+    if not known.all():
+        counts = np.zeros(vocab.n_items) if vocab.counts is None else vocab.counts
+        out[torch.from_numpy(~known)] = torch.from_numpy(np.asarray(counts, np.float32))
+    return out, int((~known).sum())
+
+
+def questions(
+    scorer: Scorer,
+    objective: Objective | None,
+    task: Ranking,
+    queries: Queries,
+    vocab: Vocab,
+    device: torch.device | str = "cpu",
+) -> Iterator[Question]:
+    """Blocks of queries with their scores, in bounded memory. Queries of similar history length are asked together."""
+    block = max(1, min(256, SCORE_CELLS // max(1, vocab.n_items)))
+    length = queries.stop - queries.start
+    order = np.argsort(-length, kind="stable")
+    for begin in range(0, len(order), block):
+        which = order[begin : begin + block]
+        rows = Rows(queries.dataset, queries.user[which], queries.start[which], queries.stop[which])
+        found, empty = scores(scorer, objective, task.view, rows, vocab, device)
+        yield Question(which, found, empty)
+
+
+def network_objective(scorer: Scorer, objective: Objective | None) -> Objective | None:
+    """The objective that asks, checked: a Network needs one, a control has none."""
+    if isinstance(scorer, Network) and objective is None:
+        raise ContractError(needed="the objective of the last stage", came="none", remedy="pass the stage's objective")
+    return objective
