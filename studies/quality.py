@@ -76,7 +76,7 @@ ENTRIES = {
     "ml-1m-bert4rec": Entry(
         "ml-1m",
         "bert4rec",
-        {**ML1M, "batch_size": 16, "every": 2, "epochs": 200, "patience": 8},
+        {**ML1M, "hide": 0.4, "batch_size": 32, "lr": 0.002, "decay": True, "epochs": 100, "patience": 50},
         1,
         (0.282, 0.152),
         (0.292, 0.162),

@@ -15,6 +15,7 @@ from lmrs.measures import HR, NDCG, Novelty
 from lmrs.models import ControlScorer
 from lmrs.progress import Reporter
 from lmrs.split import Queries
+from lmrs.tasks import ranking
 from lmrs.testing import tiny
 
 V = tiny.dataset().n_items
