@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
+from lmrs import records as tables
 from lmrs.vocab import Vocab
 
 TIE_RULE = "file order"
@@ -28,6 +29,7 @@ class Dataset:
     items: catalogue table in vocab order (V rows; a column `item_id` at least), or None. `title` is the display column.
     users: user table in vocab order, or None.
     edges: knowledge graph, or None: head, relation, tail as text, and head_item, tail_item: item numbers (null: not an item).
+    records: what happened beyond interactions, by name: "impressions", "reviews"; their columns are in `records.py`.
     about: where it came from and what was done (JSON values only): source, filters, counts dropped, warnings.
 
     The arrays may be memory-mapped and are never written to.
@@ -44,7 +46,11 @@ class Dataset:
     items: pa.Table | None = None
     users: pa.Table | None = None
     edges: pa.Table | None = None
+    records: dict[str, pa.Table] = field(default_factory=dict)
     about: dict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        tables.check(self.records)
 
     @property
     def n_users(self) -> int:
@@ -77,10 +83,12 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over ids, order and times: equal iff two runs read the same events in the same order."""
+        """SHA-256 over ids, order, times and records: equal iff two runs read the same events and records in the same order."""
         digest = hashlib.sha256(self.vocab.fingerprint.encode())
         for array in (self.offsets, self.item, self.time, self.rating, self.type):
             digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+        for name, table in sorted(self.records.items()):
+            digest.update(name.encode() + tables.digest(table))
         return digest.hexdigest()
 
     def renamed(self, name: str) -> Dataset:

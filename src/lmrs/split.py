@@ -255,8 +255,15 @@ def k_core(dataset: Dataset, *, users: int = 5, items: int = 5) -> Dataset:
 
     Order, ties and repeats stay; the vocabulary, the item and user tables, attributes and edges shrink with it (edges keep all
     rows; ends that are no longer items lose their number). Counting looks at all events, so a k-core knows of the test part: it
-    defines the data, it is no model. Raises DataError if nothing is left.
+    defines the data, it is no model. Raises DataError if nothing is left, and for a dataset with records: they name events that
+    would be gone.
     """
+    if dataset.records:
+        raise DataError(
+            needed="a dataset without records for a k-core",
+            came=f"{dataset.name} with {', '.join(dataset.records)}",
+            remedy="use it whole, or drop them with dataclasses.replace(dataset, records={})",
+        )
     owner = np.repeat(np.arange(dataset.n_users), dataset.lengths)
     keep = np.arange(dataset.n_events)
     while True:

@@ -6,6 +6,7 @@ store/ events.arrow      item:int32, time:int64 (microseconds), rating:float32, 
        users.arrow       user_id + what is known of users, in vocab order
        attributes.arrow  one row per attribute: names, offsets, values (CSR)
        edges.arrow       head, relation, tail, head_item, tail_item
+       record-NAME.arrow one file for each table of records; their columns are in `records.py`
        manifest.json     counts, where it came from, and size and SHA-256 of every file; written last
 """
 
@@ -145,6 +146,8 @@ def write(dataset: Dataset, folder: str | os.PathLike[str]) -> Path:
             pa.table({name: pa.array(np.asarray(array, DTYPES[name])) for name, array in columns.items() if array is not None}),
         )
         write_table(work / "offsets.arrow", pa.table({"offsets": np.asarray(dataset.offsets, np.int64)}))
+        for name, table in dataset.records.items():
+            write_table(work / f"record-{name}.arrow", table)
         seal(
             work,
             name=dataset.name,
@@ -214,6 +217,11 @@ def open(folder: str | os.PathLike[str], *, verify: bool | None = None) -> Datas
         items=items,
         users=users if users.num_columns > 1 else None,
         edges=tables.get("edges.arrow"),
+        records={
+            name.removeprefix("record-").removesuffix(".arrow"): table
+            for name, table in sorted(tables.items())
+            if name.startswith("record-")
+        },
         about=manifest["about"],
     )
 
