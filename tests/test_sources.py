@@ -250,7 +250,7 @@ def pip(monkeypatch: pytest.MonkeyPatch, answer: Callable[[Path], subprocess.Com
         asked.append(command)
         return answer(Path(command[command.index("--dest") + 1]))
 
-    monkeypatch.setattr(movielens.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     return asked
 
 

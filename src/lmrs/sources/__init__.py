@@ -11,7 +11,7 @@ from lmrs import store
 from lmrs.dataset import Dataset
 from lmrs.errors import DataError, did_you_mean
 from lmrs.sources import movielens
-from lmrs.sources.cache import cache_folder
+from lmrs.cache import cache_folder
 from lmrs.sources.columns import check_keys
 from lmrs.sources.folder import layout
 from lmrs.sources.prepare import Layout, prepare

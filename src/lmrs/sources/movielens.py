@@ -7,14 +7,13 @@ folder, checked against a known SHA-256, five members are read, and nothing is i
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
+from lmrs import wheels
 from lmrs.errors import DataError
-from lmrs.files import sha256_file, storage, write_atomic
+from lmrs.files import storage, write_atomic
 
 REQUIREMENT = "recbole==1.2.1"
 SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
@@ -36,18 +35,7 @@ def folder(cache: Path) -> Path:
     if all((kept / f"ml-100k{suffix}").exists() for suffix in SUFFIXES):
         return kept
     with tempfile.TemporaryDirectory(prefix="lmrs-") as work:
-        quiet = ["--no-deps", "--no-cache-dir", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]
-        command = [sys.executable, "-m", "pip", "download", *quiet, "--dest", work, REQUIREMENT]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise DataError(needed=f"the wheel {REQUIREMENT}", came=type(error).__name__, remedy=_REMEDY) from error
-        wheels = sorted(Path(work).glob("*.whl"))
-        if done.returncode or not wheels:
-            lines = [line for line in done.stderr.splitlines() if line.strip()]
-            why = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "no wheel")
-            raise DataError(needed=f"the wheel {REQUIREMENT} from a package index", came=why[:160], remedy=_REMEDY)
-        unpack(wheels[0], kept)
+        unpack(wheels.download(REQUIREMENT, SHA256, Path(work), remedy=_REMEDY), kept)
     return kept
 
 
@@ -56,9 +44,7 @@ def unpack(wheel: Path, target: Path) -> Path:
 
     Members are read by their known names and sizes; no path of the archive is ever used for writing.
     """
-    digest = sha256_file(wheel)
-    if digest != SHA256:
-        raise DataError(needed=f"{wheel.name} with SHA-256 {SHA256[:16]}...", came=f"{digest[:16]}...", remedy=_REMEDY)
+    wheels.check(wheel, SHA256, remedy=_REMEDY)
     with storage(target):
         target.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(wheel) as archive:
