@@ -83,11 +83,10 @@ def judge(
     fallback = again = 0
     if reporter is not None:
         reporter.begin("ranking", len(queries))
-    for which, scores, empty in questions(scorer, objective, task, queries, vocab, device):
+    for which, scores, empty, _ in questions(scorer, objective, task, queries, vocab, device):
         some = queries.take(which)
         history = jagged(some.dataset.item, some.start, some.stop)
-        seen = history if task.exclude_seen else None
-        truth = jagged(some.dataset.item, some.stop, some.target)
+        seen, truth = _spans(task, some)
         if unknown:
             scores = torch.cat([scores, scores.new_full((len(scores), unknown), -torch.inf)], 1)
         blocks.append(rank(scores, query=which, seen=seen, truth=truth, k=k, seed=seed))
@@ -110,6 +109,54 @@ def judge(
     )
 
 
+def judge_among(
+    scorer: Scorer,
+    objective: Objective | None,
+    task: Task,
+    queries: Queries,
+    vocab: Vocab,
+    *,
+    sampling: Sampling,
+    seed: int,
+    device: torch.device | str = "cpu",
+    reporter: Reporter | None = None,
+) -> tuple[Ranks, int]:
+    """(the ranks that `judge` gives under `sampling`, queries without history), scoring no item but the drawn ones.
+
+    For scorers that work item by item, such as language models, and for nothing else: the value is a sampled one.
+    All items to be found must be known to the scorer. Raises as `judge` does.
+    """
+    if not len(queries):
+        raise DataError(needed="at least one query to judge by", came="none", remedy="use another split or more data")
+    parts: list[Ranks] = []
+    asked: list[np.ndarray] = []
+    fallback = 0
+    if reporter is not None:
+        reporter.begin("ranking", len(queries))
+
+    def candidates(which: np.ndarray) -> np.ndarray:
+        return _drawn(sampling, which, *_spans(task, queries.take(which)), vocab.n_items, vocab, seed)
+
+    for which, scores, empty, among in questions(scorer, objective, task, queries, vocab, device, candidates=candidates):
+        assert among is not None
+        _, truth = _spans(task, queries.take(which))
+        ranked = rank_candidates(scores, candidates=among, query=which, truth=truth, k=1, seed=seed, sampling=sampling)
+        assert ranked.ranks is not None
+        parts.append(ranked.ranks)
+        asked.append(which)
+        fallback += empty
+        if reporter is not None:
+            reporter.step(by=len(which))
+    together = _together(parts, np.argsort(np.concatenate(asked), kind="stable"))
+    return replace(together, sampling=sampling), fallback
+
+
+def _spans(task: Task, queries: Queries) -> tuple[Jagged | None, Jagged]:
+    """(what is left out of the ranking, what is to be found) of some queries."""
+    seen = jagged(queries.dataset.item, queries.start, queries.stop) if task.exclude_seen else None
+    return seen, jagged(queries.dataset.item, queries.stop, queries.target)
+
+
 def _met_before(history: Jagged, truth: Jagged) -> np.ndarray:
     """bool[B]: some true item of the query is in its history, whether or not the history is left out of the ranking."""
     width = 1 + int(max(history[1].max(initial=0), truth[1].max(initial=0)))
@@ -123,15 +170,19 @@ def _among(
     sampling: Sampling, scores: Tensor, query: np.ndarray, seen: Jagged | None, truth: Jagged, vocab: Vocab, k: int, seed: int
 ) -> Ranks:
     """Ranks of the true items among themselves and drawn negatives."""
-    nothing = (np.zeros(len(query) + 1, np.int64), np.zeros(0, np.int64))
-    counts = None if vocab.counts is None else np.pad(vocab.counts, (0, scores.shape[1] - len(vocab.counts)))
-    found = draw(
-        query=query, seen=seen or nothing, truth=truth, n_items=scores.shape[1], sampling=sampling, seed=seed, counts=counts
-    )
+    found = _drawn(sampling, query, seen, truth, scores.shape[1], vocab, seed)
     picked = scores.gather(1, torch.from_numpy(np.maximum(found, 0)).to(scores.device))
     ranked = rank_candidates(picked, candidates=found, query=query, truth=truth, k=k, seed=seed, sampling=sampling)
     assert ranked.ranks is not None
     return ranked.ranks
+
+
+def _drawn(
+    sampling: Sampling, query: np.ndarray, seen: Jagged | None, truth: Jagged, n_items: int, vocab: Vocab, seed: int
+) -> np.ndarray:
+    nothing = (np.zeros(len(query) + 1, np.int64), np.zeros(0, np.int64))
+    counts = None if vocab.counts is None else np.pad(vocab.counts, (0, n_items - len(vocab.counts)))
+    return draw(query=query, seen=seen or nothing, truth=truth, n_items=n_items, sampling=sampling, seed=seed, counts=counts)
 
 
 def _together(blocks: list[Ranks], order: np.ndarray) -> Ranks:

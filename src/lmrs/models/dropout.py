@@ -11,11 +11,11 @@ STEPS = 1 << 16  # sixteen random bits decide a value: a fifth of the time of a 
 def dropout(values: Tensor, p: float, rng: torch.Generator | None) -> Tensor:
     """Each value is zero with probability p, else divided by 1 - p. rng=None or p=0 returns `values` itself.
 
-    p: in [0, 1), rounded to a multiple of 2^-16 (but for p = 0 at least that), so the mean stays exactly what it was.
+    p: in [0, 1), rounded to the nearest multiple of 2^-16, in the division too: the mean stays exactly what it was.
     """
-    if rng is None or p == 0:
+    below = min(round(p * STEPS), STEPS - 1)
+    if rng is None or below == 0:
         return values
-    below = min(max(1, round(p * STEPS)), STEPS - 1)
     size = values.numel()
     words = torch.empty((size + 3) // 4, dtype=torch.int64, device=values.device).random_(-(2**63), None, generator=rng)
     kept = words.view(torch.int16)[:size].view(values.shape) >= below - STEPS // 2

@@ -49,6 +49,13 @@ class Scorer(nn.Module):
     def score(self, batch: Batch, visible: Visibility) -> Tensor:
         """[B, V] scores of every item for every row, in row order. `asked` (bool[N]) marks the position of each row to read."""
 
+    def score_among(self, batch: Batch, visible: Visibility, candidates: Tensor) -> Tensor:
+        """[B, K] scores of the items `candidates` (int64[B, K], -1 where a row has fewer: any number) for every row.
+
+        What `score` gives for them; a scorer that works item by item computes no others.
+        """
+        return self.score(batch, visible).gather(1, candidates.clamp_min(0))
+
 
 class ControlScorer(Scorer):
     """A Scorer that learns by counting."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,26 +33,36 @@ class Ranking:
 
 
 class Question(NamedTuple):
-    """Scores of a block of queries. which: int64[B] places in the Queries; scores: [B, V] in that order; fallback: queries
-    without any known history, which got training popularity instead."""
+    """Scores of a block of queries. which: int64[B] places in the Queries; scores: [B, V] in that order, or [B, K] of the
+    candidates; fallback: queries without any known history, which got training popularity instead."""
 
     which: np.ndarray
     scores: Tensor
     fallback: int
+    candidates: np.ndarray | None = None
 
 
 @torch.no_grad()
 def scores(
-    scorer: Scorer, objective: Objective | None, view: View, rows: Rows, vocab: Vocab, device: torch.device | str = "cpu"
+    scorer: Scorer,
+    objective: Objective | None,
+    view: View,
+    rows: Rows,
+    vocab: Vocab,
+    device: torch.device | str = "cpu",
+    *,
+    candidates: np.ndarray | None = None,
 ) -> tuple[Tensor, int]:
     """[R, V] scores for the histories `rows`, in their order, and how many rows had no history to go by.
 
-    objective: the signal of the last stage, which knows how to ask (None for controls).
+    objective: the signal of the last stage, which knows how to ask (None for controls). candidates: int64[R, K], -1 where a row
+    has fewer: score these alone, [R, K].
     """
     ask = objective if objective is not None else NextItem()
     short = view.asked(rows, asks=ask.asks)
     known = short.stop > short.start
-    out = torch.empty(len(rows), vocab.n_items, dtype=torch.float32)
+    among = None if candidates is None else torch.from_numpy(candidates)
+    out = torch.empty(len(rows), vocab.n_items if among is None else among.shape[1], dtype=torch.float32)
     if known.any():  # a row without positions is no question for a network, alone or among others
         batch = view.collate(short.take(np.flatnonzero(known)))
         asked = ask.ask(batch, vocab)
@@ -63,10 +73,14 @@ def scores(
                 remedy="add a stage with NextItem or Cloze",
             )
         order = torch.from_numpy(np.flatnonzero(known))[batch.rows["example"]]
-        out[order] = scorer.score(asked.to(device), ask.asked_visible).float().cpu()
+        if among is None:
+            found = scorer.score(asked.to(device), ask.asked_visible)
+        else:
+            found = scorer.score_among(asked.to(device), ask.asked_visible, among[order].to(device))
+        out[order] = found.float().cpu()
     if not known.all():
-        counts = np.zeros(vocab.n_items) if vocab.counts is None else vocab.counts
-        out[torch.from_numpy(~known)] = torch.from_numpy(np.asarray(counts, np.float32))
+        counts = torch.from_numpy(np.zeros(vocab.n_items) if vocab.counts is None else np.asarray(vocab.counts)).float()
+        out[torch.from_numpy(~known)] = counts if among is None else counts[among[torch.from_numpy(~known)].clamp_min(0)]
     return out, int((~known).sum())
 
 
@@ -77,16 +91,22 @@ def questions(
     queries: Queries,
     vocab: Vocab,
     device: torch.device | str = "cpu",
+    *,
+    candidates: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Iterator[Question]:
-    """Blocks of queries with their scores, in bounded memory. Queries of similar history length are asked together."""
+    """Blocks of queries with their scores, in bounded memory. Queries of similar history length are asked together.
+
+    candidates: gives the items int64[B, K] to score for the queries at the places int64[B], instead of the whole catalogue.
+    """
     block = max(1, min(256, SCORE_CELLS // max(1, vocab.n_items)))
     length = queries.stop - queries.start
     order = np.argsort(-length, kind="stable")
     for begin in range(0, len(order), block):
         which = order[begin : begin + block]
         rows = Rows(queries.dataset, queries.user[which], queries.start[which], queries.stop[which])
-        found, empty = scores(scorer, objective, task.view, rows, vocab, device)
-        yield Question(which, found, empty)
+        among = None if candidates is None else candidates(which)
+        found, empty = scores(scorer, objective, task.view, rows, vocab, device, candidates=among)
+        yield Question(which, found, empty, among)
 
 
 def network_objective(scorer: Scorer, objective: Objective | None) -> Objective | None:
