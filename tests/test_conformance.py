@@ -234,6 +234,18 @@ class TestMAP(MeasureTests):
     part = measures.MAP(10)
 
 
+class TestMINDMRR(MeasureTests):
+    part = measures.MINDMRR()
+
+
+class TestTagRecall(MeasureTests):
+    part = measures.TagRecall(2)
+
+
+class TestTagF1(MeasureTests):
+    part = measures.TagF1(2)
+
+
 class TestAUC(MeasureTests):
     part = measures.AUC()
 

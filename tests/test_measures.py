@@ -22,6 +22,7 @@ from lmrs.measures import (
     HR,
     MAE,
     MAP,
+    MINDMRR,
     MRR,
     NDCG,
     RMSE,
@@ -34,6 +35,8 @@ from lmrs.measures import (
     Recall,
     Sampled,
     Sampling,
+    TagF1,
+    TagRecall,
     auc,
     gauc,
     mae,
@@ -44,7 +47,7 @@ from lmrs.measures import (
 EVERY = [
     HR(10), Recall(5), Precision(3), F1(20), NDCG(10), NDCG(), MRR(10), MRR(), MAP(7), MAP(), AUC(), GAUC(), GAUC("positives"),
     GAUC("candidates"), RMSE(), MAE(), Coverage(10), Novelty(10), ARP(10), PopularityBias(10), Sampled(NDCG(10), 99),
-    Sampled(MRR(), 100, "popularity"),
+    Sampled(MRR(), 100, "popularity"), MINDMRR(), TagRecall(5), TagF1(5),
 ]  # fmt: skip
 BY_QUERY = [HR(3), Recall(3), Precision(3), F1(3), NDCG(3), NDCG(), MRR(3), MRR(), MAP(3), MAP()]
 

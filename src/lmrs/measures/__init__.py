@@ -6,9 +6,16 @@
 | NDCG, MRR, MAP | Ranks | hits near the top |
 | AUC, GAUC | Ranks | pairs in the right order |
 | Coverage, Novelty, ARP, PopularityBias | Lists | what is recommended, wanted or not |
+| MINDMRR | Ranks | impressions: every click counts |
+| TagRecall, TagF1 | Ranks | tags of a post |
 | RMSE, MAE | pairs | distance of predicted ratings |
+| BLEU, SentenceBLEU, ROUGE | Texts | likeness to a reference |
+| Distinct, USR | Texts | variety |
+| FMR, FCR, DIV | Texts | features that are spoken of |
+| PPL | Likelihoods | how probable the reference was |
 
-The mean over all queries is the reported number: a user who got nothing scores 0 and is counted.
+The mean over all queries is the reported number: a user who got nothing scores 0 and is counted. Measures of text have their
+own names (`BLEU-4`, `ROUGE-L`, `Distinct-2[responses]`), which `parse_text` reads.
 """
 
 from __future__ import annotations
@@ -17,25 +24,32 @@ import re
 from typing import Any
 
 from lmrs.errors import UserError, did_you_mean
+from lmrs.measures.explanation import DIV, FCR, FMR, USR
 from lmrs.measures.hits import F1, HR, Precision, Recall
+from lmrs.measures.impressions import MINDMRR, rank_impressions
 from lmrs.measures.lists import ARP, Coverage, Lists, Novelty, PopularityBias
 from lmrs.measures.pairwise import AUC, GAUC, auc, gauc
 from lmrs.measures.position import MAP, MRR, NDCG
 from lmrs.measures.ranks import RankMeasure, Ranks, Sampling
 from lmrs.measures.rating import MAE, RMSE, mae, rmse
 from lmrs.measures.sampled import Sampled
+from lmrs.measures.tags import TagF1, TagRecall
+from lmrs.measures.text import BLEU, PPL, ROUGE, Distinct, Likelihoods, SentenceBLEU, TextMeasure, Texts, read_name
 
 __all__ = [
-    "ARP", "AUC", "F1", "GAUC", "HR", "MAE", "MAP", "MRR", "NDCG", "RMSE", "Coverage", "Lists", "Measure", "Novelty",
-    "PopularityBias", "Precision", "RankMeasure", "Ranks", "Recall", "Sampled", "Sampling", "auc", "gauc", "mae", "parse", "rmse",
+    "ARP", "AUC", "BLEU", "DIV", "F1", "FCR", "FMR", "GAUC", "HR", "MAE", "MAP", "MINDMRR", "MRR", "NDCG", "PPL", "RMSE", "ROUGE",
+    "TEXT", "USR", "Coverage", "Distinct", "Likelihoods", "Lists", "Measure", "Novelty", "PopularityBias", "Precision",
+    "RankMeasure", "Ranks", "Recall", "Sampled", "Sampling", "SentenceBLEU", "TagF1", "TagRecall", "TextMeasure", "Texts", "auc",
+    "gauc", "mae", "parse", "parse_text", "rank_impressions", "rmse",
 ]  # fmt: skip
 
 Measure = RankMeasure | Sampled | Coverage | Novelty | ARP | PopularityBias | RMSE | MAE
 
-WITH_CUTOFF = (HR, Recall, Precision, F1, NDCG, MRR, MAP, Coverage, Novelty, ARP, PopularityBias)
+WITH_CUTOFF = (HR, Recall, Precision, F1, TagRecall, TagF1, NDCG, MRR, MAP, Coverage, Novelty, ARP, PopularityBias)
 WHOLE_TOO = (NDCG, MRR, MAP)
-WITHOUT_CUTOFF = (AUC, RMSE, MAE)
+WITHOUT_CUTOFF = (AUC, MINDMRR, RMSE, MAE)
 ALL = (*WITH_CUTOFF, *WITHOUT_CUTOFF, GAUC)
+TEXT = (BLEU, SentenceBLEU, ROUGE, Distinct, USR, FMR, FCR, DIV, PPL)
 
 _NAME = re.compile(r"(?P<name>[A-Za-z0-9]+)(\[(?P<weight>\w+)\])?(@(?P<k>\d+))?(/(?P<n>\d+)(?P<pop>pop)?neg)?")
 
@@ -76,3 +90,15 @@ def parse(text: str) -> Measure:
     if not isinstance(measure, RankMeasure):
         raise UserError(needed="a ranking measure before '/'", came=repr(text), remedy=f"ask for {measure} without negatives")
     return Sampled(measure, int(found["n"]), "popularity" if found["pop"] else "uniform")
+
+
+def parse_text(text: str) -> TextMeasure | PPL:
+    """The text measure that `str` wrote. Upper and lower case do not matter.
+
+    Raises UserError for an unknown name or option (with the right ones) and for a missing or needless length.
+
+    >>> parse_text("BLEU-4") == BLEU(4), parse_text("rouge-l[sets]")
+    (True, ROUGE(n='L', by='sets', words='latin'))
+    """
+    found: TextMeasure | PPL = read_name(text, TEXT)
+    return found
