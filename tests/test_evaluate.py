@@ -173,6 +173,9 @@ def test_sampled_measures_are_other_measures() -> None:
     assert list(found.measures) == ["NDCG@3", "NDCG@3/4neg", "HR@3/2popneg", "HR@3/4neg"]
     assert found.measures["NDCG@3/4neg"] > found.measures["NDCG@3"]  # fewer to beat
     assert found.measures["HR@3/2popneg"] == 1.0  # three places for three candidates
+    alone = evaluate(fitted(), tiny.split(), measures=["NDCG@3/4neg", "HR@3/2popneg"])  # nothing but the drawn items is scored
+    assert alone.measures == {name: found.measures[name] for name in alone.measures}
+    assert alone.table["NDCG@3/4neg"].to_pylist() == found.table["NDCG@3/4neg"].to_pylist()
     data = replace(
         tiny.dataset(), vocab=replace(tiny.dataset().vocab, items=pa.array([f"j{n}" if n < 3 else f"i{n}" for n in range(13)]))
     )

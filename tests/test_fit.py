@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from lmrs import losses, models, objectives, tasks, tuning, views
 from lmrs.errors import ContractError, DataError, DivergedError, SealedError, UserError
 from lmrs.fit import Execution, fit
+from lmrs.judge import judge
+from lmrs.measures import NDCG, Sampling
 from lmrs.negatives import Uniform
 from lmrs.progress import Reporter
 from lmrs.schedule import Constant, Cosine, Linear, filled
@@ -249,7 +251,17 @@ def test_a_misspelt_measure_is_told_before_the_first_step(steps: list[dict]) -> 
     assert not steps
 
 
-@pytest.mark.parametrize("measure", ["RMSE", "Coverage@10", "NDCG@10/99neg"])
+def test_a_sampled_measure_is_watched_among_the_drawn_items_alone() -> None:
+    fitted = fit(system(replace(BUDGET, epochs=1, measure="NDCG@2/3neg")), tiny.split(), execution=CPU)
+    judged = judge(
+        fitted.scorer, fitted.objective, fitted.system.task, tiny.split().valid, fitted.vocab,
+        k=1, seed=fitted.seed, samplings=(Sampling(3, "uniform"),),
+    )  # fmt: skip
+    wanted = NDCG(2)(replace(judged.sampled[Sampling(3, "uniform")], sampling=None)).mean()
+    assert fitted.log[-1]["valid"] == {"NDCG@2/3neg": pytest.approx(wanted, abs=1e-12)}
+
+
+@pytest.mark.parametrize("measure", ["RMSE", "Coverage@10"])
 def test_a_measure_that_cannot_be_watched_is_told_before_the_first_step(measure: str, steps: list[dict]) -> None:
     with pytest.raises(ContractError, match=r"needed .* got"):
         fit(system(replace(BUDGET, measure=measure)), tiny.split(), execution=CPU)

@@ -10,8 +10,8 @@ import torch
 
 from lmrs import tasks, views
 from lmrs.errors import DataError, DivergedError
-from lmrs.judge import Judged, jagged, judge
-from lmrs.measures import HR, NDCG, Novelty
+from lmrs.judge import Judged, jagged, judge, judge_among
+from lmrs.measures import HR, NDCG, Novelty, Sampling
 from lmrs.models import ControlScorer
 from lmrs.progress import Reporter
 from lmrs.split import Queries
@@ -186,6 +186,45 @@ def test_ranks_are_exact_for_measures() -> None:
     ranks, _ = by_hand(queries(), table(), exclude_seen=True, k=1)
     wanted = [1 / np.log2(rank + 1) if rank <= 5 else 0.0 for rank in ranks]
     assert np.allclose(NDCG(5)(found.ranks), wanted, atol=1e-12)
+
+
+class Watched(Table):
+    """Remembers how many scores it gave."""
+
+    given = 0
+
+    def score(self, batch, visible):
+        raise AssertionError("the whole catalogue was scored")
+
+    def score_among(self, batch, visible, candidates):
+        self.given += candidates.numel()
+        return super().score(batch, visible).gather(1, candidates.clamp_min(0))
+
+
+@pytest.mark.parametrize("by", ["uniform", "popularity"])
+@pytest.mark.parametrize("n", [3, 50])
+def test_ranks_among_drawn_candidates_need_no_other_scores(by: str, n: int) -> None:
+    sampling = Sampling(n, by)
+    wanted = judge(Table(table()), None, TASK, queries(), vocab(), k=5, seed=4, samplings=(sampling,)).sampled[sampling]
+    watched = Watched(table())
+    found, fallback = judge_among(watched, None, TASK, queries(), vocab(), sampling=sampling, seed=4)
+    assert found.sampling == sampling
+    assert found.rank.tolist() == wanted.rank.tolist()
+    assert found.n_candidates.tolist() == wanted.n_candidates.tolist()
+    assert watched.given <= len(queries()) * (n + 1)
+    assert fallback == 0
+
+
+def test_ranks_among_drawn_candidates_without_history() -> None:
+    data = tiny.dataset()
+    nobody = Queries(data, np.arange(4), data.offsets[:4].copy(), data.offsets[:4] + 1)
+    counted = vocab()
+    found, fallback = judge_among(Watched(table()), None, TASK, nobody, counted, sampling=Sampling(5, "uniform"), seed=0)
+    assert fallback == 4
+    wanted = judge(
+        Table(table()), None, TASK, nobody, counted, k=1, seed=0, samplings=(Sampling(5, "uniform"),)
+    ).sampled[Sampling(5, "uniform")]  # fmt: skip
+    assert found.rank.tolist() == wanted.rank.tolist()
 
 
 def test_jagged_spans() -> None:

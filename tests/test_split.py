@@ -166,6 +166,21 @@ def test_by_user_shares() -> None:
         split.by_user(data, valid=0.5, test=0.5)
 
 
+def test_fewer_queries_are_spread_out_and_recorded() -> None:
+    whole = split.leave_one_out(synthetic(users=11, items=9, length=5))
+    few = split.fewer(whole, valid=3, test=2)
+    assert few.valid.user.tolist() == [whole.valid.user[0], whole.valid.user[(len(whole.valid) - 1) // 2], whole.valid.user[-1]]
+    assert few.test.user.tolist() == whole.test.user[[0, -1]].tolist()
+    assert [few.test.truth(0).tolist(), few.test.history(1).tolist()] == [
+        whole.test.truth(0).tolist(), whole.test.history(len(whole.test) - 1).tolist(),
+    ]  # fmt: skip
+    assert few.about == {**whole.about, "valid_queries": 3, "test_queries": 2}
+    assert few.train is whole.train
+    assert split.fewer(whole, valid=10**6).about == whole.about
+    with pytest.raises(DataError, match="needed at least one query, got 0"):
+        split.fewer(whole, test=0)
+
+
 def test_the_test_part_is_sealed() -> None:
     found = split.leave_one_out(made([[0, 1, 2]]))
     with split.sealed():

@@ -17,8 +17,8 @@ from lmrs.dataset import Dataset
 from lmrs.errors import ContractError, DataError, UserError
 from lmrs.files import storage, write_atomic
 from lmrs.fit import Fitted
-from lmrs.judge import Judged, judge
-from lmrs.measures import MAE, RMSE, Lists, Measure, Sampled, parse
+from lmrs.judge import Judged, judge, judge_among
+from lmrs.measures import MAE, RMSE, Lists, Measure, Sampled, Sampling, parse
 from lmrs.negatives import ByPopularity, Uniform
 from lmrs.progress import Reporter
 from lmrs.recommender import Recommender
@@ -108,12 +108,16 @@ def evaluate(
             remedy="leave the sampled measures out",
         )
     k = max(10, *(getattr(each, "k", None) or 0 for each in chosen))
+    asked_of = (recommender.scorer, recommender.objective, recommender.system.task, matched, recommender.vocab)
     with metered() as meter:
-        judged = judge(
-            recommender.scorer, recommender.objective, recommender.system.task, matched, recommender.vocab,
-            k=k, seed=seed, device=recommender.device, samplings=samplings, unknown=unknown, reporter=reporter,
-        )  # fmt: skip
-        values = {str(each): _measured(each, judged, matched, recommender) for each in chosen}
+        if all(isinstance(each, Sampled) for each in chosen):  # then nobody needs the scores of the whole catalogue
+            values, known = _among(chosen, samplings, asked_of, seed=seed, device=recommender.device, reporter=reporter)
+        else:
+            judged = judge(
+                *asked_of, k=k, seed=seed, device=recommender.device, samplings=samplings, unknown=unknown, reporter=reporter
+            )
+            values = {str(each): _measured(each, judged, matched, recommender) for each in chosen}
+            known = {"without_history": judged.fallback, "truth_seen": judged.truth_seen}
         means = {name: float(np.mean(value)) for name, value in values.items()}
         per_user = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
         bounds = {name: bootstrap_mean(value, seed=seed) for name, value in per_user.items()}
@@ -124,7 +128,7 @@ def evaluate(
         protocol=_protocol(recommender, queries, about, part=part, k=k),
         cost=replace(cost or cost_of(recommender), evaluate=meter.spent),
         table=_table(queries, per_user),
-        facts={**facts, "without_history": judged.fallback, "truth_seen": judged.truth_seen},
+        facts={**facts, **known},
     )
 
 
@@ -213,6 +217,23 @@ def _part(split: Split, part: str) -> Queries:
     if part not in ("test", "valid"):
         raise UserError(needed="the part 'test' or 'valid'", came=repr(part))
     return split.test if part == "test" else split.valid
+
+
+def _among(
+    chosen: Sequence[Measure],
+    samplings: Sequence[Sampling],
+    asked_of: tuple[Any, ...],
+    *,
+    seed: int,
+    device: str,
+    reporter: Reporter | None,
+) -> tuple[dict[str, np.ndarray | float], dict[str, float]]:
+    """The values of sampled measures, scoring no other items than the drawn ones."""
+    fallback, ranks = 0, {}
+    for sampling in samplings:
+        ranks[sampling], fallback = judge_among(*asked_of, sampling=sampling, seed=seed, device=device, reporter=reporter)
+    values: dict[str, np.ndarray | float] = {str(e): e(ranks[e.sampling]) for e in chosen if isinstance(e, Sampled)}
+    return values, {"without_history": fallback}
 
 
 def _measured(measure: Measure, judged: Judged, queries: Queries, recommender: Recommender) -> np.ndarray | float:

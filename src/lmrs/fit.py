@@ -29,9 +29,9 @@ from lmrs.distributed import Group
 from lmrs.errors import ContractError, DataError, DivergedError
 from lmrs.interrupts import Interrupted, Stop
 from lmrs.journal import Journal, Progress, assign, assign_optimizer
-from lmrs.judge import judge
+from lmrs.judge import judge, judge_among
 from lmrs.lock import RunLock
-from lmrs.measures import RankMeasure, parse
+from lmrs.measures import RankMeasure, Sampled, parse
 from lmrs.models.network import ControlScorer, Network, Scorer
 from lmrs.objectives import Objective
 from lmrs.progress import Reporter
@@ -387,10 +387,15 @@ class _Run:
         return stop
 
     def _validate(self, stage: Stage, network: Network) -> float:
-        judged = judge(
-            network, stage.objective, self.system.task, self.split.valid, self.vocab, k=1, seed=self.seed, device=self.device
-        )
-        return float(np.mean(_watched(stage.budget)(judged.ranks)))
+        measure, task, valid = _watched(stage.budget), self.system.task, self.split.valid
+        if isinstance(measure, Sampled):
+            ranks, _ = judge_among(
+                network, stage.objective, task, valid, self.vocab,
+                sampling=measure.sampling, seed=self.seed, device=self.device,
+            )  # fmt: skip
+            return float(np.mean(measure(ranks)))
+        judged = judge(network, stage.objective, task, valid, self.vocab, k=1, seed=self.seed, device=self.device)
+        return float(np.mean(measure(judged.ranks)))
 
     def _save(self, modules: nn.ModuleDict, optimizer: torch.optim.Optimizer | None) -> None:
         for name, tensor in modules.state_dict().items():
@@ -426,10 +431,10 @@ class _Run:
         return Interrupted(code, f"stopped at step {self.progress.total_steps}; {kept}", remedy)
 
 
-def _watched(budget: Budget) -> RankMeasure:
+def _watched(budget: Budget) -> RankMeasure | Sampled:
     """The measure that validation watches; it has to read ranks and rise with quality."""
     measure = parse(budget.measure)
-    if not isinstance(measure, RankMeasure):
+    if not isinstance(measure, RankMeasure | Sampled):
         raise ContractError(needed="a measure of ranks to watch, such as NDCG@10", came=budget.measure)
     return measure
 

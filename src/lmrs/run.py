@@ -38,7 +38,7 @@ class Data:
     source: a name or a path, as `sources.load` takes it. columns, lenient, drop_duplicates, time_unit: as there.
     core: keep users and items with at least so many events (0: all). split: "leave-one-out", "time" or "user".
     valid_from, test_from: of the splits by time and by user, a share of the events (users) in (0, 1) or, by time, a date such
-    as "2020-01-31".
+    as "2020-01-31". queries: ask at most so many of each part, evenly spaced (0: all).
     """
 
     source: str
@@ -51,6 +51,7 @@ class Data:
     valid_from: str = "0.8"
     test_from: str = "0.9"
     next_only: bool = False
+    queries: int = 0
 
     def load(self) -> Dataset:
         """The events. Raises DataError as `sources.load` does."""
@@ -65,6 +66,10 @@ class Data:
 
     def divide(self, dataset: Dataset) -> Split:
         """The split. Raises UserError for an unknown one, DataError if the data is too small for it."""
+        found = self._divided(dataset)
+        return split.fewer(found, valid=self.queries, test=self.queries) if self.queries else found
+
+    def _divided(self, dataset: Dataset) -> Split:
         match self.split:
             case "leave-one-out":
                 return split.leave_one_out(dataset)

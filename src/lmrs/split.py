@@ -250,6 +250,26 @@ def by_user(dataset: Dataset, *, valid: float = 0.1, test: float = 0.1, seed: in
     )
 
 
+def fewer(split: Split, *, valid: int | None = None, test: int | None = None) -> Split:
+    """The same split with at most so many queries of a part, evenly spaced over it: for scorers that take long to ask.
+
+    valid, test: >= 1, or None for all. Written into `about` where a part got smaller: runs that ask other queries do not compare.
+    Raises DataError for numbers below 1.
+    """
+    about = dict(split.about)
+
+    def some(queries: Queries, name: str, most: int | None) -> Queries:
+        if most is not None and most < 1:
+            raise DataError(needed="at least one query", came=str(most))
+        if most is None or most >= len(queries):
+            return queries
+        about[name] = most
+        return queries.take(np.linspace(0, len(queries) - 1, most).astype(np.int64))
+
+    valid_, test_ = some(split.valid, "valid_queries", valid), some(split.sealed_test, "test_queries", test)
+    return replace(split, valid=valid_, sealed_test=test_, about=about)
+
+
 def k_core(dataset: Dataset, *, users: int = 5, items: int = 5) -> Dataset:
     """The largest part in which every user has `users` events and every item `items`, found by removing until nothing changes.
 

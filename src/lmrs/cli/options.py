@@ -50,6 +50,9 @@ def data_options(required: bool) -> Callable[[Callable[..., Any]], Callable[...,
             "--test-from", default="0.9", show_default=True, help="Where the test begins: a share, or a date (by time)."
         ),
         click.option("--next-only", is_flag=True, help="By time: only a user's first event of the part is to be found."),
+        click.option(
+            "--queries", type=click.IntRange(min=1), help="Ask at most so many of each part, evenly spaced [default: all]."
+        ),
     )
 
     def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -72,6 +75,7 @@ def the_data(
     valid_from: str,
     test_from: str,
     next_only: bool,
+    queries: int | None,
 ) -> Data:
     """The options as one value; a path is made absolute, so that the run can be evaluated from anywhere."""
     from pathlib import Path
@@ -97,6 +101,7 @@ def the_data(
         valid_from=valid_from,
         test_from=test_from,
         next_only=next_only,
+        queries=queries or 0,
     )
 
 

@@ -79,7 +79,9 @@ def scores(
             found = scorer.score_among(asked.to(device), ask.asked_visible, among[order].to(device))
         out[order] = found.float().cpu()
     if not known.all():
-        counts = torch.from_numpy(np.zeros(vocab.n_items) if vocab.counts is None else np.asarray(vocab.counts)).float()
+        counts = torch.from_numpy(
+            np.zeros(vocab.n_items, np.float32) if vocab.counts is None else vocab.counts.astype(np.float32)
+        )
         out[torch.from_numpy(~known)] = counts if among is None else counts[among[torch.from_numpy(~known)].clamp_min(0)]
     return out, int((~known).sum())
 
