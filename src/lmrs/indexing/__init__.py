@@ -1,0 +1,24 @@
+"""How items are written as tokens: indexers, the fitted Index, and its trie."""
+
+from lmrs.indexing.collaborative import Collaborative
+from lmrs.indexing.drawn import Independent, Random
+from lmrs.indexing.hybrid import Hybrid
+from lmrs.indexing.index import Collisions, Index, Indexer
+from lmrs.indexing.quantised import Quantised
+from lmrs.indexing.text import NumberText, Sequential, Title
+from lmrs.indexing.trie import Trie
+
+__all__ = [
+    "Collaborative",
+    "Collisions",
+    "Hybrid",
+    "Independent",
+    "Index",
+    "Indexer",
+    "NumberText",
+    "Quantised",
+    "Random",
+    "Sequential",
+    "Title",
+    "Trie",
+]
