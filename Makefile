@@ -15,7 +15,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "lmrs needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) -e '.[test,lint]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) -e '.[language,test,lint]'
 	touch $@
 
 demo: install

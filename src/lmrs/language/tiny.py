@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 NAMES = {"tiny-encoder": "encoder", "tiny-causal": "causal", "tiny-seq2seq": "seq2seq"}
 DIM, LAYERS, HEADS, KEY_HEADS, CONTEXT = 32, 2, 4, 2, 512
 SEED = 20230208
-WORDS = tuple(
+_WORDS = (
     "a and item items like likes liked movie movies film films watched watch user users bought buy will would next is the of to "
     "in yes no good bad great terrible positive negative recommend recommended rating rated because it this that for with not "
-    "news article read clicked history title candidate answer question Yes No The A User".split()
+    "news article read clicked history title candidate answer question Yes No The A User"
 )
+WORDS = tuple(_WORDS.split())
 MARKS = {
     "encoder": {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]", "unk_token": "[UNK]"},
     "causal": {"bos_token": "<|begin|>", "eos_token": "<|endoftext|>", "pad_token": "<|pad|>"},
@@ -85,7 +86,7 @@ def config(family: str) -> PretrainedConfig:
                 eos_token_id=fast.eos_token_id,
             )
         case _:
-            return T5Config(
+            told = T5Config(
                 vocab_size=len(fast),
                 d_model=DIM,
                 d_kv=DIM // HEADS,
@@ -94,8 +95,9 @@ def config(family: str) -> PretrainedConfig:
                 num_heads=HEADS,
                 pad_token_id=fast.pad_token_id,
                 eos_token_id=fast.eos_token_id,
-                decoder_start_token_id=fast.pad_token_id,
             )
+            told.decoder_start_token_id = fast.pad_token_id
+            return told
 
 
 def build(family: str, *, words: bool) -> PreTrainedModel:
@@ -105,7 +107,7 @@ def build(family: str, *, words: bool) -> PreTrainedModel:
     kinds = {"encoder": BertForMaskedLM, "causal": LlamaForCausalLM, "seq2seq": T5ForConditionalGeneration}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        model: PreTrainedModel = kinds[family](config(family)).eval()
-    if family == "encoder" and not words:
+        model = kinds[family](config(family)).eval()
+    if isinstance(model, BertForMaskedLM) and not words:
         return model.bert
     return model

@@ -161,7 +161,7 @@ def tokens_of(fast: PreTrainedTokenizerBase) -> Tokens:
         if each["special"] or each["content"].strip() or not each["content"]
     }
     for name in fast.all_special_tokens:
-        marks.setdefault(str(name), int(fast.convert_tokens_to_ids(str(name))))
+        marks.setdefault(str(name), fast.get_vocab()[str(name)])
     whole = Tokenizer.from_str(text)
     whole.no_truncation()
     whole.no_padding()

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lmrs import store
+from lmrs.cache import cache_folder
 from lmrs.dataset import Dataset
 from lmrs.errors import DataError, did_you_mean
 from lmrs.sources import movielens
-from lmrs.cache import cache_folder
 from lmrs.sources.columns import check_keys
 from lmrs.sources.folder import layout
 from lmrs.sources.prepare import Layout, prepare
