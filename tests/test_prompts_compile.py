@@ -311,6 +311,16 @@ def test_the_target_is_charged_and_shown() -> None:
     assert compiled.ids[compiled.label].tolist() == [*tokens.encode(" yes"), tokens.eos]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_asking_leaves_the_target_out_and_nothing_else(family: str) -> None:
+    template = parse("will the user like {title}? {target answer}")
+    columns = {"title": ["Heat", "the movie"], "answer": ["yes", "no"]}
+    trained = prompts.compile(template, tokens_of(family), columns, context=60)
+    asked = prompts.compile(template.without_target(), tokens_of(family), columns, context=60)
+    assert asked.ids.tolist() == trained.ids[~trained.label].tolist()
+    assert not asked.label.any()
+
+
 @pytest.mark.parametrize(
     ("family", "shown"),
     [("tiny-encoder", "[CLS]a[SEP]"), ("tiny-causal", "[<|begin|>]a"), ("tiny-seq2seq", "a[</s>]")],

@@ -89,5 +89,9 @@ class Template:
         """The control tokens, each once, in order."""
         return tuple(dict.fromkeys(segment.token for segment in self.segments if isinstance(segment, Control)))
 
+    def without_target(self) -> Template:
+        """The template that asks: the same prompt, to be continued. Raises ContractError if nothing but a Target is left."""
+        return Template(tuple(each for each in self.segments if not isinstance(each, Target)), self.frame)
+
     def __str__(self) -> str:
         return ("" if self.frame is None else str(self.frame)) + "".join(map(str, self.segments))
