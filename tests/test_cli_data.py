@@ -28,7 +28,9 @@ def test_list_names_every_source(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["data", "list"]) == 0
     assert "movielens-100k (also ml-100k)" in capsys.readouterr().out
     assert run(["data", "list", "--json"]) == 0
-    assert [each["name"] for each in json.loads(capsys.readouterr().out)] == ["movielens-100k", "synthetic"]
+    assert [each["name"] for each in json.loads(capsys.readouterr().out)] == [
+        "movielens-100k", "synthetic", "synthetic-news",
+    ]  # fmt: skip
 
 
 def test_get_prepares_and_may_write_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -140,8 +140,8 @@ def test_invoices(tmp_path: Path, cache: Path) -> None:
     ("files", "message"),
     [
         (
-            {"behaviors": {"user_id": ["a"], "candidates": [["x"]], "clicked": [[1]]}},
-            r"got news impressions: behaviors\.parquet \(user_id",
+            {"log": {"user_id": ["a"], "candidates": [["x"]], "clicked": [[1]]}},
+            r"got news impressions: log\.parquet \(user_id",
         ),
         (
             {"dialogues": {"conversation_id": ["a"], "messages": [["hi"]]}},

@@ -1,4 +1,4 @@
-"""Where data comes from: named sources, the user's own files, and synthetic chains."""
+"""Where data comes from: named sources, the user's own files, and synthetic chains and news."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from lmrs.errors import DataError, did_you_mean
 from lmrs.sources import movielens
 from lmrs.sources.columns import check_keys
 from lmrs.sources.folder import layout
+from lmrs.sources.impressions import behaviors, load_impressions, write_mind
+from lmrs.sources.news import Newsroom, click_law, likes_of, news_ceiling, newsroom_of, synthetic_news
 from lmrs.sources.prepare import Layout, prepare
 from lmrs.sources.synthetic import Chain, chain_of, next_law, synthetic, synthetic_ceiling, transitions
 
@@ -21,13 +23,20 @@ __all__ = [
     "NAMED",
     "Chain",
     "Named",
+    "Newsroom",
     "cache_folder",
     "chain_of",
+    "click_law",
+    "likes_of",
     "load",
+    "news_ceiling",
+    "newsroom_of",
     "next_law",
     "synthetic",
     "synthetic_ceiling",
+    "synthetic_news",
     "transitions",
+    "write_mind",
 ]
 
 
@@ -57,6 +66,10 @@ NAMED = (
         fetch=lambda cache: _movielens(movielens.folder(cache)),
     ),
     Named("synthetic", "sequences of a Markov chain with a known ceiling; synthetic:users=500,items=50,length=20,seed=0"),
+    Named(
+        "synthetic-news",
+        "news impressions from a click model with a known ceiling; synthetic-news:readers=300,articles=400,impressions=5,seed=0",
+    ),
 )
 _NAMES = {spelled: named for named in NAMED for spelled in (named.name, *named.aliases)}
 
@@ -74,10 +87,11 @@ def load(
 ) -> Dataset:
     """The Dataset that a name or a path stands for; the same bytes are prepared once and then mapped from the cache.
 
-    source: a name of `NAMED` (`synthetic:users=100,items=20` takes the keywords of `synthetic`), or a path: a folder of tables
-        (`interactions.csv|tsv|parquet`, or sequences; `items`, `users`, `edges`, `link` beside it are optional), one such file,
-        RecBole atomic files, original MovieLens files, a store, or a downloaded wheel of `movielens-100k`. A folder
-        in the working directory that has the name of a source is reached as `./name`.
+    source: a name of `NAMED` (`synthetic:users=100,items=20` takes the keywords of `synthetic`, `synthetic-news:readers=9` those
+        of `synthetic_news`), or a path: a folder of tables (`interactions.csv|tsv|parquet`, or sequences; `items`, `users`,
+        `edges`, `link` beside it are optional), one such file, RecBole atomic files, original MovieLens files, a log of news
+        impressions in MIND's format, a store, or a downloaded wheel of `movielens-100k`. A folder in the working directory that
+        has the name of a source is reached as `./name`.
     columns: {"user" | "item" | "time" | "rating" | "type": column name}; what is left out is guessed from well-known names and
         listed in `about["guessed"]`.
     lenient: set bad rows aside instead of stopping at the first; `about["quarantined"]` counts them, and they are in
@@ -92,8 +106,9 @@ def load(
     text = os.fspath(source)
     word, _, settings = text.partition(":")
     path = Path(text)
-    if word == "synthetic":
-        made = synthetic(**_settings(settings))
+    if word in _MADE:
+        make, kinds = _MADE[word]
+        made = make(**_settings(word, settings, kinds))
         return replace(made, name=name) if name else made
     if word in _NAMES and not settings:
         kept = cache_folder(cache)
@@ -106,6 +121,9 @@ def load(
     if path.is_dir() and (path / "manifest.json").exists():
         return store.open(path)
     kept = cache_folder(cache)
+    aside = Path(quarantine) if quarantine is not None else None
+    if path.is_dir() and behaviors(path) is not None:
+        return load_impressions(path, cache=kept, lenient=lenient, quarantine=aside, name=name)
     if path.suffix == ".whl":
         found = _movielens(movielens.unpack(path, kept / "downloads" / f"movielens-100k-{movielens.SHA256[:12]}"))
     else:
@@ -116,7 +134,7 @@ def load(
         lenient=lenient,
         drop_duplicates=drop_duplicates,
         time_unit=time_unit,
-        quarantine=Path(quarantine) if quarantine is not None else None,
+        quarantine=aside,
     )
 
 
@@ -130,17 +148,29 @@ _SETTINGS: dict[str, Callable[[str], object]] = {
     "repeats": lambda text: {"true": True, "1": True, "false": False, "0": False}[text.lower()],
     "seed": int,
 }
+_NEWS_SETTINGS: dict[str, Callable[[str], object]] = {
+    **dict.fromkeys(
+        ("readers", "articles", "impressions", "history", "days", "fresh", "topics", "likes", "title", "shown", "seed"), int
+    ),
+    "sharpness": float,
+    "purity": float,
+}
+_MADE: dict[str, tuple[Callable[..., Dataset], dict[str, Callable[[str], object]]]] = {
+    "synthetic": (synthetic, _SETTINGS),
+    "synthetic-news": (synthetic_news, _NEWS_SETTINGS),
+}
 
 
-def _settings(text: str) -> dict:
-    """Keywords of `synthetic` from "users=100,items=20"."""
+def _settings(word: str, text: str, kinds: dict[str, Callable[[str], object]]) -> dict:
+    """Keywords of a maker of data from "users=100,items=20"."""
     found = {}
     for part in filter(None, text.split(",")):
         key, _, value = part.partition("=")
-        if key not in _SETTINGS:
-            raise DataError(needed="settings such as synthetic:users=100", came=f"'{key}'", remedy=did_you_mean(key, _SETTINGS))
+        if key not in kinds:
+            example = f"{word}:{next(iter(kinds))}=100"
+            raise DataError(needed=f"settings such as {example}", came=f"'{key}'", remedy=did_you_mean(key, kinds))
         try:
-            found[key] = _SETTINGS[key](value)
+            found[key] = kinds[key](value)
         except (ValueError, KeyError) as error:
-            raise DataError(needed=f"a value for {key}", came=f"'{value}'", remedy=f"such as synthetic:{key}=1") from error
+            raise DataError(needed=f"a value for {key}", came=f"'{value}'", remedy=f"such as {word}:{key}=1") from error
     return found
