@@ -18,11 +18,11 @@ class Steps(Protocol):
     """A language model as the search sees it: B contexts, then beams that go on from them."""
 
     def first(self) -> Tensor:
-        """float[B, W]: unnormalised log-probabilities of the token after each context."""
+        """float32[B, W]: log-probabilities of the token after each context, normalised over the vocabulary."""
         ...
 
     def next(self, parents: np.ndarray, tokens: np.ndarray) -> Tensor:
-        """float[M, W] after M beams of the last call (at first the contexts), `parents` int64[M], went on by a token each."""
+        """float32[M, W] after M beams of the last call (at first the contexts), `parents` int64[M], went on by a token each."""
         ...
 
 
@@ -33,14 +33,14 @@ class ModelSteps:
         self.context = context
 
     def first(self) -> Tensor:
-        return self.context.logits
+        return self.context.logits.log_softmax(dim=1)
 
     @torch.no_grad()
     def next(self, parents: np.ndarray, tokens: np.ndarray) -> Tensor:
         device = self.context.mask.device
         chosen = self.context.select(torch.from_numpy(parents).to(device))
         logits, self.context = chosen.read(torch.from_numpy(tokens).to(device)[:, None])
-        return logits[:, -1]
+        return logits[:, -1].float().log_softmax(dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +73,8 @@ def beam(
         raise ContractError(
             needed="k >= 1, width >= k, length_power >= 0", came=f"k={k}, width={width}, length_power={length_power}"
         )
-    logits = steps.first()
-    rows = len(logits)
+    logs = steps.first()
+    rows = len(logs)
     open_ = _open(trie, allowed, rows)
     best = Found(np.full((rows, k), -1, np.int64), np.full((rows, k), -np.inf))
     owner, node, total = np.arange(rows), np.zeros(rows, np.int64), np.zeros(rows)  # of each live beam, by rising owner
@@ -87,19 +87,23 @@ def beam(
         tokens = trie.token[edges]
         if not len(beams):
             break
-        scores = total[beams] + _log_probabilities(logits, beams, tokens)
+        scores = total[beams] + _picked(logs, beams, tokens)
         row, child = owner[beams], edges + 1
-        item = trie.item[child]
-        ends = item >= 0
-        best = _merged(best, row[ends], item[ends], scores[ends] / length**length_power, k)
-        # The likeliest end of a beam is to go on for free, over as many tokens as there are at most.
-        alive = ~ends & (scores > -np.inf) & (scores / trie.depth**length_power >= best.scores[row, -1])
-        at = _top(row, np.where(alive, scores, -np.inf), rows, width)
-        at = at[alive[at]]
+        alive = None  # which may be gone on from; None: all
+        if trie.ends[length]:
+            item = trie.item[child]
+            alive = item < 0
+            best = _merged(best, row[~alive], item[~alive], scores[~alive] / length**length_power, k)
+        if (least := best.scores[:, -1]).max() > -np.inf:
+            # At best a beam goes on for free, over as many tokens as there are at most.
+            reach = scores / trie.depth**length_power >= least[row]
+            alive = reach if alive is None else alive & reach
+        at = _top(row, scores if alive is None else np.where(alive, scores, -np.inf), rows, width)
+        at = at[scores[at] > -np.inf] if alive is None else at[alive[at] & (scores[at] > -np.inf)]
         if not len(at):
             break
         owner, node, total = row[at], child[at], scores[at]
-        logits = steps.next(beams[at], tokens[at])
+        logs = steps.next(beams[at], tokens[at])
     return best
 
 
@@ -116,16 +120,15 @@ def _open(trie: Trie, allowed: np.ndarray | None, rows: int) -> np.ndarray | Non
     return trie.openings(allowed)
 
 
-def _log_probabilities(logits: Tensor, beams: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+def _picked(logs: Tensor, beams: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     """float64[n]: log p of a token after a beam, for n pairs."""
-    logits = logits.float()
-    pairs = torch.from_numpy(beams).to(logits.device), torch.from_numpy(tokens).to(logits.device)
-    if int(tokens.max()) >= logits.shape[1]:
+    if int(tokens.max()) >= logs.shape[1]:
         raise ContractError(
-            needed=f"a model of at least {int(tokens.max()) + 1:,} tokens", came=f"one of {logits.shape[1]:,}",
+            needed=f"a model of at least {int(tokens.max()) + 1:,} tokens", came=f"one of {logs.shape[1]:,}",
             remedy="give it rows for the words of the index",
         )  # fmt: skip
-    found = (logits[pairs] - logits.logsumexp(dim=1)[pairs[0]]).double().cpu().numpy()
+    flat = torch.from_numpy(beams * logs.shape[1] + tokens).to(logs.device)
+    found = logs.reshape(-1)[flat].double().cpu().numpy()
     if np.isnan(found).any():
         raise ContractError(needed="numbers from the model", came="NaN", remedy="check its weights and precision")
     return found
@@ -135,12 +138,16 @@ def _top(row: np.ndarray, scores: np.ndarray, rows: int, k: int) -> np.ndarray:
     """Places of the k best scores of each row, by rising row, best first, the earlier of equals first. row: rising."""
     counts = np.bincount(row, minlength=rows)
     widest = int(counts.max(initial=0))
-    starts = np.cumsum(counts) - counts
-    dense = np.full((rows, widest), -np.inf)
-    dense[row, np.arange(len(row)) - starts[row]] = scores
     if widest > k:
-        cut = -np.partition(-dense, k - 1, axis=1)[:, k - 1 : k]  # the k-th best of each row
-        near = np.flatnonzero(dense[row, np.arange(len(row)) - starts[row]] >= cut[row, 0])
+        if (counts == widest).all():
+            dense = scores.reshape(rows, widest)
+        else:
+            dense = np.full((rows, widest), -np.inf)
+            dense[np.arange(widest) < counts[:, None]] = scores
+        cut = np.partition(dense, widest - k, axis=1)[:, widest - k : widest - k + 1]  # the k-th best of each row
+        line, place = np.nonzero(dense >= cut)
+        near = (np.cumsum(counts) - counts)[line] + place
+        near = near[place < counts[line]]
     else:
         near = np.arange(len(row))
     near = near[np.lexsort((near, -scores[near], row[near]))]

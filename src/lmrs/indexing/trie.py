@@ -89,6 +89,11 @@ class Trie:
         return np.concatenate([[-1], above])
 
     @cached_property
+    def ends(self) -> np.ndarray:
+        """bool[depth + 1]: some item ends after so many tokens."""
+        return np.logical_or.reduceat(self.item >= 0, self.levels[:-1])
+
+    @cached_property
     def leaf(self) -> np.ndarray:
         """int64[V]: the node each item ends at."""
         found = np.flatnonzero(self.item >= 0)
