@@ -50,7 +50,7 @@ class Lora:
 
 
 @dataclass(frozen=True)
-class Prefix:
+class PrefixTuning:
     """`length` free key and value vectors before the input in every layer (Li and Liang 2021, arXiv 2101.00190).
 
     length: >= 1. hidden: width of the paper's MLP that makes them from a smaller table, or None for the vectors themselves.
@@ -71,7 +71,7 @@ class Prefix:
         return ("*prompt_encoder.*",)
 
 
-Adapter = Lora | Prefix
+Adapter = Lora | PrefixTuning
 
 
 def apply(adapter: Adapter, module: PreTrainedModel, *, rng: torch.Generator) -> nn.Module:
@@ -109,13 +109,13 @@ def _config(adapter: Adapter, module: PreTrainedModel) -> PeftConfig:
                         )
                 linear = [name for name in linear if any(name == each or name.endswith(f".{each}") for each in adapter.targets)]
             return LoraConfig(
-                task_type=None if family == "encoder" and head is not None else _TASKS[family],
+                task_type="FEATURE_EXTRACTION" if head is None else None if family == "encoder" else _TASKS[family],
                 r=adapter.rank,
                 lora_alpha=adapter.alpha,  # type: ignore[arg-type]  # any number: it is divided by the rank
                 lora_dropout=adapter.dropout,
                 target_modules=linear,
             )
-        case Prefix():
+        case PrefixTuning():
             if family == "encoder" and head is not None:
                 raise ContractError(
                     needed="a model that takes keys and values of earlier positions",

@@ -7,6 +7,7 @@ each of some common words (with and without the space before it).
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -107,7 +108,7 @@ def build(family: str, *, words: bool) -> PreTrainedModel:
     kinds = {"encoder": BertForMaskedLM, "causal": LlamaForCausalLM, "seq2seq": T5ForConditionalGeneration}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        model = kinds[family](config(family)).eval()
+        model = kinds[family](deepcopy(config(family))).eval()  # a model may change its configuration (new tokens)
     if isinstance(model, BertForMaskedLM) and not words:
         return model.bert
     return model

@@ -184,20 +184,24 @@ def tokens_of(fast: PreTrainedTokenizerBase) -> Tokens:
 
 
 def _unspelt(whole: dict[str, Any], marks: set[str]) -> Tokenizer:
-    """The engine in which no text can spell a mark: they are no added tokens, and the vocabulary writes them otherwise.
+    """The engine in which no text can spell a mark: the vocabulary and the added tokens write them otherwise.
 
     Leaving them out of the added tokens is not enough: a unigram vocabulary has pieces such as "</s>" of its own, and a BPE
-    that takes whole words first would find "<|end|>" among them.
+    that takes whole words first would find "<|end|>" among them. It would also number the other added tokens anew.
     """
     from tokenizers import Tokenizer
 
     whole = dict(whole, truncation=None, padding=None, post_processor=None)
-    whole["added_tokens"] = [each for each in whole["added_tokens"] if each["content"] not in marks]
-    model = whole["model"]
 
     def spelt(word: str) -> str:
         return _UNSPELT + word if word in marks else word
 
+    # "normalized" would run the spelling through the normaliser, and some of those drop the character that keeps it apart.
+    whole["added_tokens"] = [
+        {**each, "content": spelt(each["content"]), "normalized": each["normalized"] and each["content"] not in marks}
+        for each in whole["added_tokens"]
+    ]
+    model = whole["model"]
     vocab = model["vocab"]
     if isinstance(vocab, dict):
         model["vocab"] = {spelt(word): number for word, number in vocab.items()}
