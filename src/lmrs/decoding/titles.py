@@ -17,6 +17,7 @@ _BRACKETS = re.compile(r"\s*[(\[][^()\[\]]*[)\]]")
 _ARTICLE = re.compile(r"^(.*\S)\s*,\s*(the|a|an|le|la|les|l'|il|el|los|das|der|die)$")
 _LIST_MARK = re.compile(r"^\s*(?:[-*\u2022]\s+|\(?\d{1,3}[.):]\s+)+")
 _INLINE_MARK = re.compile(r"(?:^|\s)\(?\d{1,3}[.)]\s+")
+_ROMAN = frozenset(("ii", "iii", "iv", "v", "vi", "vii", "viii", "ix"))
 _QUOTES = "\"'`*_\u201c\u201d\u2018\u2019\u00ab\u00bb "
 
 
@@ -27,7 +28,7 @@ class Match:
     text: the piece. how: "exact" (a title letter for letter), "normalised" (but for case, signs, the place of an article, or a
     year that the text leaves out), "fuzzy" (by likeness), "ambiguous" (more than one item fits equally), "none".
     items: the item numbers that fit: one for the first three, several if ambiguous, none else.
-    likeness: 1 for the first two; else that of the best title by shared trigrams (Dice), in [0, 1].
+    likeness: 1 for the first two; else that of the nearest title by shared trigrams (Dice), in [0, 1].
     """
 
     text: str
@@ -127,23 +128,31 @@ class Titles:
         return matches
 
     def _alike(self, text: str, plain: str, year: int | None) -> Match:
-        """A fuzzy match, through an inverted index of trigrams: only titles that share one are looked at."""
+        """A fuzzy match, through an inverted index of trigrams: only titles that share one are looked at.
+
+        Years and numbers must agree: a sequel is one letter away from the film before it.
+        """
         own = _trigrams(plain)
         rows = [self._postings[self._starts[at] : self._starts[at + 1]] for g in own if (at := self._grams.get(g)) is not None]
         if not rows or not plain:
             return Match(text, "none", (), 0.0)
         shared = np.bincount(np.concatenate(rows), minlength=len(self.names))
         fits = np.flatnonzero(shared)
-        if year is not None:
-            fits = fits[[_agree(year, self._years[item]) for item in fits.tolist()]]
-        if not len(fits):
-            return Match(text, "none", (), 0.0)
         likeness = 2 * shared[fits] / (len(own) + self._sizes[fits])
-        best = float(likeness.max())
-        if self.threshold is None or best < self.threshold:
+        best, least = float(likeness.max()), self.threshold
+        if least is None or best < least:
             return Match(text, "none", (), best)
-        close = fits[likeness >= best - self.margin].tolist()
-        return Match(text, "fuzzy" if len(close) == 1 else "ambiguous", tuple(close), best)
+        numbers = _numbers(plain)
+        good = [
+            (float(likeness[at]), int(fits[at]))
+            for at in np.flatnonzero(likeness >= least).tolist()
+            if _agree(year, self._years[fits[at]]) and numbers == _numbers(self._read[fits[at]][0])
+        ]
+        if not good:
+            return Match(text, "none", (), best)
+        best = max(good)[0]
+        close = tuple(item for each, item in good if each >= best - self.margin)
+        return Match(text, "fuzzy" if len(close) == 1 else "ambiguous", close, best)
 
     @cached_property
     def _exact(self) -> dict[str, list[int]]:
@@ -219,6 +228,11 @@ def _match(text: str, how: str, items: Sequence[int]) -> Match:
 
 def _agree(asked: int | None, known: int | None) -> bool:
     return asked is None or known is None or asked == known
+
+
+def _numbers(plain: str) -> list[str]:
+    """The numbers among the words of a normalised title, Roman ones (II to IX) included, in order."""
+    return [word for word in plain.split() if word in _ROMAN or not word.isalpha()]
 
 
 def _grouped(names: Sequence[str]) -> dict[str, list[int]]:
