@@ -112,6 +112,43 @@ def test_prompts_of_different_length_read_together_are_each_alone(llama, t5) -> 
             assert np.abs(found.total - wanted).max() < 1e-4, f"{family} {text}"
 
 
+def other_causal(kind: str):
+    """Positions learnt one by one (GPT-2), positions by the distance of keys (BLOOM), keys forgotten after a while (Mistral)."""
+    from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
+
+    size = {"vocab_size": tokens("causal").size, "hidden_size": 32, "num_attention_heads": 2, "initializer_range": 0.2}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        if kind == "gpt2":
+            return GPT2LMHeadModel(GPT2Config(n_layer=2, **size)).eval()
+        if kind == "bloom":
+            return BloomForCausalLM(BloomConfig(n_layer=2, **size)).eval()
+        depth = {"num_hidden_layers": 2, "num_key_value_heads": 1, "intermediate_size": 64, "sliding_window": 8}
+        return MistralForCausalLM(MistralConfig(**depth, **size)).eval()
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bloom", "mistral"])
+def test_other_kinds_of_causal_models_score_as_one_forward_each(kind: str) -> None:
+    model = other_causal(kind)
+    context = causal(model, *batch("causal", TEXTS))
+    for row, text in enumerate(TEXTS):
+        found = continuations(context.select(torch.tensor([row])), candidates("causal"), rows=4)
+        wanted = alone_causal(model, ids("causal", text), rows_of(candidates("causal")))
+        assert np.abs(found.total - wanted).max() < 1e-4, text
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "mistral"])
+def test_beams_of_other_kinds_of_causal_models_are_exact(kind: str) -> None:
+    model = other_causal(kind)
+    index = Title().fit(tiny.split().train, tokens=tokens("causal"))
+    found = beam(ModelSteps(causal(model, *batch("causal", TEXTS))), index.trie, k=13)
+    codes = [torch.from_numpy(index.code(item)).long() for item in range(13)]
+    for row, text in enumerate(TEXTS):
+        scores = alone_causal(model, ids("causal", text), codes)
+        assert found.items[row].tolist() == np.argsort(-scores, kind="stable").tolist()
+        assert np.abs(found.scores[row] - np.sort(scores)[::-1]).max() < 1e-4
+
+
 def test_embeddings_in_place_of_ids_give_the_same(llama, t5) -> None:
     for family, read, model in (("causal", causal, llama), ("seq2seq", seq2seq, t5)):
         prompt, mask = batch(family, TEXTS[:2])
