@@ -308,6 +308,17 @@ def test_the_dense_computation_can_tell() -> None:
     assert (shifted - llama(model, x, None, 3)).abs().max() > 1e-2
 
 
+def test_a_prefix_is_cut_from_its_vectors_by_layer_then_kind_then_head() -> None:
+    info, place = CAUSAL.info(), KeyValues()
+    vectors = torch.randn(2, 3, place.width(info), generator=rng())
+    prefix, size = place.prefix(info, vectors), info.dim // info.heads
+    for layer in range(info.layers):
+        for kind in range(2):
+            for head in range(info.key_heads):
+                first = ((layer * 2 + kind) * info.key_heads + head) * size
+                assert torch.equal(prefix[layer, kind, :, head], vectors[:, :, first : first + size])
+
+
 def test_an_encoder_takes_a_prefix_too() -> None:
     """Every position of BERT sees the prefix: the first layer's context vectors, head by head."""
     model, info = frozen(ENCODER).bert, ENCODER.info()

@@ -96,9 +96,9 @@ def lay_out(template: Template, tokens: Tokens) -> list[Piece]:
         match segment:
             case Hard(text):
                 body = text.rstrip(" ")
-                spaces = text[len(body) :] if body else lead + text
+                spaces = text[len(body) :]
                 if body:
-                    pieces.append(_plain(tokens.encode(lead + body), at))
+                    pieces.append(_plain(tokens.encode(body), at))
             case Data(field, limit):
                 pieces.append(Text(at, field, lead, limit))
             case ListOf():

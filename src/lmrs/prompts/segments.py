@@ -100,8 +100,9 @@ class Item:
 class Hard:
     """Words of the author's. Special tokens cannot be spelt here either: use Control or Special.
 
-    Spaces at its end belong to the text that follows (as word-level and byte-level vocabularies have it: " Heat" is one token);
-    before any slot that is not text, and at the end of the prompt, they are dropped.
+    Each text is encoded on its own, so no token reaches from words into data (where a byte-level vocabulary has a token ");", a
+    title's ")" and a separator's ";" stay two). Spaces at its end belong to the text that follows (as word-level and byte-level
+    vocabularies have it: " Heat" is one token); before any slot that is not text, and at the end of the prompt, they are dropped.
     """
 
     text: str
