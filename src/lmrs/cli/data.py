@@ -35,7 +35,8 @@ def list_(as_json: bool) -> None:
     for each in NAMED:
         also = f" (also {', '.join(each.aliases)})" if each.aliases else ""
         click.echo(f"{each.name}{also}\n    {each.about}")
-    click.echo("PATH\n    your own folder or file: interactions.csv|tsv|parquet, RecBole atomic files, original MovieLens files")
+    click.echo("PATH\n    your own folder or file: interactions.csv|tsv|parquet, RecBole atomic files, original MovieLens files,")
+    click.echo("    news impressions (behaviors.tsv, news.tsv), posts with tags; reviews:PATH also reads what users wrote")
 
 
 @data.command()

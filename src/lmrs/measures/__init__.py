@@ -27,6 +27,7 @@ from lmrs.errors import UserError, did_you_mean
 from lmrs.measures.explanation import DIV, FCR, FMR, USR
 from lmrs.measures.hits import F1, HR, Precision, Recall
 from lmrs.measures.impressions import MINDMRR, rank_impressions
+from lmrs.measures.likelihood import PPL, Likelihoods
 from lmrs.measures.lists import ARP, Coverage, Lists, Novelty, PopularityBias
 from lmrs.measures.pairwise import AUC, GAUC, auc, gauc
 from lmrs.measures.position import MAP, MRR, NDCG
@@ -34,7 +35,7 @@ from lmrs.measures.ranks import RankMeasure, Ranks, Sampling
 from lmrs.measures.rating import MAE, RMSE, mae, rmse
 from lmrs.measures.sampled import Sampled
 from lmrs.measures.tags import TagF1, TagRecall
-from lmrs.measures.text import BLEU, PPL, ROUGE, Distinct, Likelihoods, SentenceBLEU, TextMeasure, Texts, read_name
+from lmrs.measures.text import BLEU, ROUGE, Distinct, SentenceBLEU, TextMeasure, Texts, read_name
 
 __all__ = [
     "ARP", "AUC", "BLEU", "DIV", "F1", "FCR", "FMR", "GAUC", "HR", "MAE", "MAP", "MINDMRR", "MRR", "NDCG", "PPL", "RMSE", "ROUGE",

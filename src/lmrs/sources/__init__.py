@@ -13,10 +13,12 @@ from lmrs.dataset import Dataset
 from lmrs.errors import DataError, did_you_mean
 from lmrs.sources import movielens
 from lmrs.sources.columns import check_keys
+from lmrs.sources.documents import load_documents, posts
 from lmrs.sources.folder import layout
 from lmrs.sources.impressions import behaviors, load_impressions, write_mind
 from lmrs.sources.news import Newsroom, click_law, likes_of, news_ceiling, newsroom_of, synthetic_news
 from lmrs.sources.prepare import Layout, prepare
+from lmrs.sources.reviews import load_reviews
 from lmrs.sources.synthetic import Chain, chain_of, next_law, synthetic, synthetic_ceiling, transitions
 
 __all__ = [
@@ -90,8 +92,8 @@ def load(
     source: a name of `NAMED` (`synthetic:users=100,items=20` takes the keywords of `synthetic`, `synthetic-news:readers=9` those
         of `synthetic_news`), or a path: a folder of tables (`interactions.csv|tsv|parquet`, or sequences; `items`, `users`,
         `edges`, `link` beside it are optional), one such file, RecBole atomic files, original MovieLens files, a log of news
-        impressions in MIND's format, a store, or a downloaded wheel of `movielens-100k`. A folder in the working directory that
-        has the name of a source is reached as `./name`.
+        impressions in MIND's format, posts with tags, a store, or a downloaded wheel of `movielens-100k`. A folder in the
+        working directory that has the name of a source is reached as `./name`. `reviews:PATH` also reads what users wrote.
     columns: {"user" | "item" | "time" | "rating" | "type": column name}; what is left out is guessed from well-known names and
         listed in `about["guessed"]`.
     lenient: set bad rows aside instead of stopping at the first; `about["quarantined"]` counts them, and they are in
@@ -116,12 +118,21 @@ def load(
         assert fetch is not None
         found = replace(fetch(kept), name=name or _NAMES[word].name)
         return prepare(found, cache=kept, lenient=lenient, drop_duplicates=drop_duplicates, time_unit=time_unit)
+    said = word == "reviews" and bool(settings) and not path.exists()
+    if said:
+        path = Path(settings)
     if not path.exists():
         raise DataError(needed="the name of a source or an existing path", came=f"'{text}'", remedy=did_you_mean(text, _NAMES))
     if path.is_dir() and (path / "manifest.json").exists():
         return store.open(path)
     kept = cache_folder(cache)
     aside = Path(quarantine) if quarantine is not None else None
+    if said:
+        if drop_duplicates:
+            raise DataError(needed="all reviews", came="drop_duplicates", remedy="leave it out: two reviews are two events")
+        return load_reviews(path, given=given, cache=kept, lenient=lenient, time_unit=time_unit, quarantine=aside, name=name)
+    if posts(path) is not None and not given:
+        return load_documents(path, cache=kept, lenient=lenient, quarantine=aside, name=name)
     if path.is_dir() and behaviors(path) is not None:
         return load_impressions(path, cache=kept, lenient=lenient, quarantine=aside, name=name)
     if path.suffix == ".whl":
