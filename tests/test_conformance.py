@@ -9,6 +9,8 @@ import pytest
 
 from lmrs import losses, measures, models, negatives, objectives, sources, systems, taxonomy, views
 from lmrs.dataset import Dataset
+from lmrs.language import Backbone
+from lmrs.language.adapters import Lora
 from lmrs.testing import (
     ControlTests,
     LossTests,
@@ -49,6 +51,18 @@ class TestTransformerWithFeatures(ModelTests):
 
 class TestTransformerWithSoftClock(ModelTests):
     part = models.Transformer(**SMALL, features=models.Features(times=("weekday",), merge="elementwise", clock="soft", bins=3))
+
+
+class TestPromptedCausal(ModelTests):
+    part = models.Prompted(Backbone("tiny-causal"), "[soft start 2] After {list history} comes", read="state", max_len=9)
+
+
+class TestPromptedEncoder(ModelTests):
+    part = models.Prompted(Backbone("tiny-encoder"), read="state", pooling="mean", max_len=9)
+
+
+class TestPromptedWithLora(ModelTests):
+    part = models.Prompted(Backbone("tiny-causal"), read="state", max_len=9, adapter=Lora(rank=2))
 
 
 class TestRecurrent(ModelTests):
@@ -96,6 +110,21 @@ class TestEASE(ControlTests):
 
 
 # -- objectives ----------------------------------------------------------------------------------------------------------
+
+
+class TestContinuation(ObjectiveTests):
+    part = objectives.Continuation(places="all")
+    zero_cost = {"title": math.log(V)}
+
+
+class TestContinuationAtOnePlace(ObjectiveTests):
+    part = objectives.Continuation(places="random")
+    zero_cost = {"title": math.log(V)}
+
+
+class TestNextItemAtTheLastPlace(ObjectiveTests):
+    part = objectives.NextItem(places="last")
+    zero_cost = {"next": math.log(V)}
 
 
 class TestNextItem(ObjectiveTests):

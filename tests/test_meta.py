@@ -210,7 +210,7 @@ class Scribbling(objectives.NextItem):
     """Writes to the batch that it was given, and draws from torch's own generator."""
 
     def corrupt(self, batch, vocab, rng):
-        batch.channels["item"][0] = int(torch.randint(vocab.n_items, (1,)))
+        batch.channels["item"][0] = (batch.channels["item"][0] + int(torch.randint(1, vocab.n_items, (1,)))) % vocab.n_items
         return super().corrupt(batch, vocab, rng)
 
 

@@ -75,11 +75,7 @@ class Dataset:
 
     def titles(self, numbers: np.ndarray) -> list[str]:
         """Display names of items: the title where the catalogue has one, else the id."""
-        ids = self.vocab.item_ids(numbers)
-        if self.items is None or "title" not in self.items.column_names:
-            return ids
-        found = self.items.column("title").take(pa.array(np.asarray(numbers, np.int64))).to_pylist()
-        return [title if title else key for title, key in zip(found, ids, strict=True)]
+        return replace(self.vocab, catalogue=self.items).titles(numbers)
 
     @cached_property
     def fingerprint(self) -> str:

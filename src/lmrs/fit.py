@@ -143,7 +143,7 @@ class _Run:
         self.system, self.split, self.folder, self.seed = system, split, folder, seed
         self.execution, self.reporter, self.group = execution, reporter, group
         self.device = torch.device(group.device)
-        self.vocab = replace(split.dataset.vocab, counts=split.train.counts())
+        self.vocab = replace(split.dataset.vocab, counts=split.train.counts(), catalogue=split.dataset.items)
         self.best: dict[str, Tensor] = {}
         self.stop = Stop()
         identity = {

@@ -177,7 +177,7 @@ class Recommender:
 
     def titles(self, numbers: np.ndarray) -> list[str]:
         """Display names of items, by number: the title where the catalogue has one, else the id."""
-        return Dataset("", self.vocab, np.zeros(0, np.int32), np.zeros(1, np.int64), items=self.items).titles(numbers)
+        return replace(self.vocab, catalogue=self.items).titles(numbers)
 
     def _ranked(self, rows: Rows, banned: np.ndarray, k: int, exclude_seen: bool) -> list[tuple[np.ndarray, np.ndarray]]:
         """(item numbers, scores) for each history.
@@ -283,6 +283,7 @@ class Recommender:
             items = _read_table(folder / ITEMS)
             if items.column("item_id").to_pylist() != vocab.items.to_pylist():
                 raise _bad(folder / ITEMS, "the catalogue of the model's vocabulary", "another one")
+            vocab = replace(vocab, catalogue=items)
             scorer = _scorer(system, vocab, load_file(folder / TENSORS), folder / TENSORS).to(torch.device(device))
             changed = [file for file, digest in about["code"].items() if sha256_file(file) != digest]
             return cls(

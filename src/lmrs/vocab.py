@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lmrs.errors import DataError, did_you_mean
+
 
 @dataclass(frozen=True, eq=False)
 class Attributes:
@@ -150,6 +152,7 @@ class Vocab:
 
     items: V distinct texts. users: U distinct texts. attributes: item attributes by name.
     counts: int64[V] training events of each item, filled in by fit (None before).
+    catalogue: the item table in the order of `items` (V rows), for models that read texts; filled in by fit, too.
     Special symbols are numbered from V on; they are for models and never occur in data.
     """
 
@@ -157,6 +160,7 @@ class Vocab:
     users: pa.Array = field(default_factory=lambda: pa.array([], pa.large_string()))
     attributes: dict[str, Attributes] = field(default_factory=dict)
     counts: np.ndarray | None = None
+    catalogue: pa.Table | None = None
 
     SPECIAL = ("mask",)
 
@@ -188,6 +192,29 @@ class Vocab:
     def item_ids(self, numbers: np.ndarray) -> list[str]:
         """The ids of the given item numbers (each 0..V-1)."""
         return self.items.take(pa.array(np.asarray(numbers, np.int64))).to_pylist()
+
+    def titles(self, numbers: np.ndarray) -> list[str]:
+        """Display names of items: the title where the catalogue has one, else the id."""
+        ids = self.item_ids(numbers)
+        if self.catalogue is None or "title" not in self.catalogue.column_names:
+            return ids
+        found = self.catalogue.column("title").take(pa.array(np.asarray(numbers, np.int64))).to_pylist()
+        return [title if title else key for title, key in zip(found, ids, strict=True)]
+
+    def texts(self, name: str) -> list[str | None]:
+        """What the catalogue says of each item under `name`: a column of text, or an attribute, its values joined by ", ".
+
+        V texts, None where there is none; "title" falls back to the id. Raises DataError, naming what there is, for another name.
+        """
+        if name == "title":
+            return list(self.titles(np.arange(self.n_items)))
+        if name in self.attributes:
+            return [", ".join(self.attributes[name].of(item)) or None for item in range(self.n_items)]
+        columns = [] if self.catalogue is None else self.catalogue.column_names
+        if self.catalogue is None or name not in columns:
+            known = ["title", *self.attributes, *columns]
+            raise DataError(needed=f"an item column or attribute {name!r}", came="none", remedy=did_you_mean(name, known))
+        return [None if each is None else str(each) for each in self.catalogue.column(name).to_pylist()]
 
     @cached_property
     def fingerprint(self) -> str:

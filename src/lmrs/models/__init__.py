@@ -8,6 +8,7 @@ from lmrs.models.markov import Markov
 from lmrs.models.neighbours import ItemKNN
 from lmrs.models.network import Control, ControlScorer, Model, Network, Scorer
 from lmrs.models.popularity import Popularity, RecentPopularity
+from lmrs.models.prompted import Prompted
 from lmrs.models.recurrent import Recurrent
 from lmrs.models.transformer import Transformer
 
@@ -25,6 +26,7 @@ __all__ = [
     "Popularity",
     "PostNorm",
     "PreNorm",
+    "Prompted",
     "QueryNorm",
     "RecentPopularity",
     "Recurrent",

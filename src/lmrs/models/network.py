@@ -19,9 +19,27 @@ class Model(ABC):
     """The description of a network: a frozen value that says what it reads and under which visibilities it can run.
 
     max_len: longest row in positions.
+    pretrained: its weights were learned elsewhere, before any stage. prompted: it is asked in words. soft: with learned vectors
+    among them. by_item: it scores item by item, so the whole catalogue takes long.
     """
 
     max_len: int
+
+    @property
+    def pretrained(self) -> bool:
+        return False
+
+    @property
+    def prompted(self) -> bool:
+        return False
+
+    @property
+    def soft(self) -> bool:
+        return False
+
+    @property
+    def by_item(self) -> bool:
+        return False
 
     @abstractmethod
     def build(self, vocab: Vocab) -> Network:
@@ -105,6 +123,16 @@ class Network(Scorer):
     def read(self, states: Tensor) -> Tensor:
         """[M, D] states to [M, E] vectors of the item space."""
         return states
+
+    def likelihood(
+        self, batch: Batch, visible: Visibility, at: Tensor, target: Tensor, rng: torch.Generator | None = None
+    ) -> Tensor:
+        """[M]: log p(item target[m]) after the place at[m] (both int64[M], places rising), with gradients.
+
+        Here by the softmax over the catalogue; of a network that answers in words, of the item's text, summed over its tokens.
+        """
+        scores = self.output().scores(self.read(self.forward(batch, visible, rng, at)))
+        return scores.gather(1, target[:, None])[:, 0] - scores.logsumexp(1)
 
     def score(self, batch: Batch, visible: Visibility) -> Tensor:
         asked = batch.channels["asked"].nonzero()[:, 0]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lmrs.batch import Batch
+from lmrs.errors import ContractError
 from lmrs.losses import Charge, FullSoftmax
 from lmrs.models.network import Network
 from lmrs.negatives import Drawn, draw, probabilities
@@ -21,13 +22,19 @@ class NextItem:
 
     hidden: nothing; the target of a position is the next event of its row, which is not an input. seen: the past.
     loss: FullSoftmax (exact), SampledSoftmax, BCE or GBCE. Siblings: Cloze sees both sides; Permuted interpolates.
+    places: "all" t of a row, one drawn at "random" for every batch, or the "last" (for models that read a prompt for each place).
     """
 
     loss: Charge = FullSoftmax()  # noqa: RUF009 - a frozen value
+    places: str = "all"
 
     needs = ("item",)
     ahead = 1
     asks = 0
+
+    def __post_init__(self) -> None:
+        if self.places not in ("all", "random", "last"):
+            raise ContractError(needed="places 'all', 'random' or 'last'", came=repr(self.places))
 
     @property
     def weights(self) -> dict[str, float]:
@@ -49,7 +56,10 @@ class NextItem:
         inputs = torch.ones(len(item), dtype=torch.bool)
         inputs[batch.last] = False
         target = item.roll(-1)[inputs]
-        return with_negatives(batch.keep(inputs).with_channels(target=target), self.loss, vocab, rng)
+        prepared = batch.keep(inputs).with_channels(target=target)
+        if self.places != "all":
+            prepared = _one_a_row(prepared, rng, self.places)
+        return with_negatives(prepared, self.loss, vocab, rng)
 
     def counts(self, prepared: Batch) -> dict[str, int]:
         return {"next": int((prepared.channels["target"] >= 0).sum())}
@@ -64,6 +74,16 @@ class NextItem:
         asked = torch.zeros(batch.n_positions, dtype=torch.bool)
         asked[(batch.offsets[1:] - 1)[batch.lengths > 0]] = True
         return batch.with_channels(asked=asked)
+
+
+def _one_a_row(prepared: Batch, rng: torch.Generator, places: str) -> Batch:
+    """The prepared batch with one charged place a row."""
+    lengths = prepared.lengths
+    drawn = (torch.rand(prepared.n_rows, generator=rng, dtype=torch.float64) * lengths).long()
+    at = (prepared.offsets[:-1] + (lengths - 1 if places == "last" else drawn))[lengths > 0]
+    target = torch.full_like(prepared.channels["target"], -1)
+    target[at] = prepared.channels["target"][at]
+    return prepared.with_channels(target=target)
 
 
 def with_negatives(batch: Batch, loss: Charge, vocab: Vocab, rng: torch.Generator) -> Batch:
