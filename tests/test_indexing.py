@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import SpectralClustering
@@ -15,7 +16,19 @@ from sklearn.metrics import adjusted_rand_score
 
 from lmrs.dataset import Dataset
 from lmrs.errors import CheckpointError, ContractError
-from lmrs.indexing import Collaborative, Hybrid, Independent, Index, NumberText, Quantised, Random, Sequential, Title
+from lmrs.indexing import (
+    Collaborative,
+    Hybrid,
+    Independent,
+    Index,
+    LearnedQuantised,
+    NumberText,
+    Quantised,
+    Random,
+    Sequential,
+    Title,
+)
+from lmrs.indexing.autoencoder import learned
 from lmrs.indexing.index import by_id
 from lmrs.indexing.quantised import closest, kmeans
 from lmrs.indexing.spectral import clusters, embedding
@@ -26,6 +39,8 @@ from lmrs.split import Split, Train
 from lmrs.testing import tiny
 from lmrs.testing.values import check_repr
 from lmrs.vocab import Vocab
+
+SMALL = LearnedQuantised(levels=2, codes=4, dim=3, hidden=(16,), steps=150, batch_size=32, lr=1e-2)
 
 INDEXERS = [
     NumberText(),
@@ -40,6 +55,7 @@ INDEXERS = [
     Collaborative(branches=2, size=3),
     Collaborative(branches=3, size=3, deepest=0),
     Quantised(levels=2, codes=3),
+    LearnedQuantised(levels=2, codes=3, dim=2, hidden=(3,), steps=3, batch_size=5),
     Hybrid(),
     Hybrid(first=Quantised(levels=2, codes=2)),
     Hybrid(first=Random(length=2)),
@@ -323,14 +339,15 @@ def test_quantised_counts_collisions_and_tells_them_apart_in_order() -> None:
     assert [index.spelled(item)[-5:] for item in (0, 3, 2, 1, 4)] == ["<z_0>", "<z_1>", "<z_2>", "<z_0>", "<z_0>"]
 
 
-def test_the_vector_of_a_new_item_moves_no_codebook() -> None:
+@pytest.mark.parametrize("indexer", [Quantised(levels=2, codes=3), replace(SMALL, steps=5)], ids=repr)
+def test_the_vector_of_a_new_item_moves_no_codebook(indexer) -> None:
     split = tiny.split()
     x = vectors(split.dataset)
     new = np.flatnonzero(split.train.counts() == 0)
     assert len(new)
-    before = Quantised(levels=2, codes=3).fit(split.train, vectors=x)
+    before = indexer.fit(split.train, vectors=x)
     x[new] += 50
-    after = Quantised(levels=2, codes=3).fit(split.train, vectors=x)
+    after = indexer.fit(split.train, vectors=x)
     old = np.setdiff1d(np.arange(13), new)
     assert [before.code(item)[:-1].tolist() for item in old] == [after.code(item)[:-1].tolist() for item in old]
 
@@ -342,6 +359,51 @@ def test_the_vector_of_a_new_item_moves_no_codebook() -> None:
 def test_quantised_says_what_vectors_it_needs(given_vectors: np.ndarray | None, message: str) -> None:
     with pytest.raises(ContractError, match=message):
         Quantised().fit(tiny.split().train, vectors=given_vectors)
+
+
+def clouds() -> torch.Tensor:
+    """float32[120, 6]: three groups of four subgroups each."""
+    rng = np.random.default_rng(2)
+    group, sub = rng.normal(size=(3, 6)) * 3, rng.normal(size=(12, 6))
+    at = np.arange(120) % 12
+    return torch.from_numpy((group[at // 4] + sub[at] + rng.normal(size=(120, 6)) * 0.05).astype(np.float32))
+
+
+def test_the_autoencoder_s_loss_is_the_equation_and_its_gradient_passes_straight_through() -> None:
+    x = clouds()
+    network = learned(replace(SMALL, steps=1), x, seed=0)
+    network.zero_grad()
+    loss = network.loss(x)
+    loss.backward()
+    z = network.encoder(x).detach()
+    z.requires_grad_()
+    left, total, wanted = z, 0, 0
+    for book in network.books:
+        near = torch.cdist(left.detach(), book.detach()).argmin(dim=1)
+        code = book.detach()[near]
+        wanted = wanted + (left.detach() - code).square().sum(1) + 0.25 * (left - code).square().sum(1)
+        left, total = left - code, total + code
+    entering = total.clone().requires_grad_()
+    rebuilt = (x - network.decoder(entering)).square().sum(1)
+    assert torch.allclose(loss, (rebuilt + wanted).mean(), rtol=1e-5)
+    # what reaches the encoder: the decoder's gradient at the codes, as if they were z, and that of the commitment
+    (first,) = torch.autograd.grad(rebuilt.mean(), entering)
+    (second,) = torch.autograd.grad(wanted.mean(), z)
+    bias = list(network.encoder.parameters())[-1].grad
+    assert torch.allclose(bias, (first + second).sum(0), rtol=1e-4, atol=1e-6)
+
+
+def test_the_autoencoder_learns_and_uses_its_codes() -> None:
+    x = clouds()
+    before, after = (learned(replace(SMALL, steps=steps), x, seed=0) for steps in (1, 150))
+    with torch.no_grad():
+        assert after.loss(x) < before.loss(x) / 4
+        paths = after.quantise(after.encoder(x))[0]
+    assert len(paths.unique(dim=0)) >= 10  # of 12 subgroups
+    state = torch.get_rng_state()
+    again = learned(SMALL, x, seed=0)
+    assert torch.equal(again.books, after.books)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @given(st.integers(1, 40), st.integers(1, 8), st.integers(0, 5))
@@ -382,6 +444,8 @@ def test_the_hybrid_code_is_the_path_and_a_token_of_its_own() -> None:
         (lambda: Collaborative(branches=1), "2 <= branches <= size"),
         (lambda: Collaborative(branches=9, size=8), "2 <= branches <= size"),
         (lambda: Quantised(codes=0), "codes of at least 1"),
+        (lambda: LearnedQuantised(steps=0), "steps of at least 1"),
+        (lambda: LearnedQuantised(hidden=(4, 0)), "hidden widths"),
     ],
 )
 def test_a_description_that_cannot_work_is_refused(make, message: str) -> None:

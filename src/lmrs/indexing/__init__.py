@@ -1,5 +1,6 @@
 """How items are written as tokens: indexers, the fitted Index, and its trie."""
 
+from lmrs.indexing.autoencoder import LearnedQuantised
 from lmrs.indexing.collaborative import Collaborative
 from lmrs.indexing.drawn import Independent, Random
 from lmrs.indexing.hybrid import Hybrid
@@ -15,6 +16,7 @@ __all__ = [
     "Independent",
     "Index",
     "Indexer",
+    "LearnedQuantised",
     "NumberText",
     "Quantised",
     "Random",

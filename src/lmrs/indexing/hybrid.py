@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lmrs.indexing.autoencoder import LearnedQuantised
 from lmrs.indexing.collaborative import Collaborative
 from lmrs.indexing.drawn import Random
 from lmrs.indexing.index import Index, by_id, jagged, made
@@ -21,7 +22,7 @@ class Hybrid:
     first: the indexer of the path. New items keep the path that `first` gives them; their own token is never trained.
     """
 
-    first: Collaborative | Quantised | Random = Collaborative()  # noqa: RUF009 - a frozen value
+    first: Collaborative | Quantised | LearnedQuantised | Random = Collaborative()  # noqa: RUF009 - a frozen value
 
     def fit(self, train: Train, *, seed: int = 0, tokens: Tokens | None = None, vectors: np.ndarray | None = None) -> Index:
         found = self.first.fit(train, seed=seed, vectors=vectors)

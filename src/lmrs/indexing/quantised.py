@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lmrs.errors import ContractError
-from lmrs.indexing.index import Index, by_id, made, rank_in_group
+from lmrs.indexing.index import Index, Indexer, by_id, made, rank_in_group
 from lmrs.language.tokens import Tokens
 from lmrs.seeding import numpy_generator
 from lmrs.split import Train
@@ -40,35 +40,49 @@ class Quantised:
                 raise ContractError(needed=f"{name} of at least 1", came=f"{name}={getattr(self, name)}")
 
     def fit(self, train: Train, *, seed: int = 0, tokens: Tokens | None = None, vectors: np.ndarray | None = None) -> Index:
-        n_items = train.dataset.n_items
-        if vectors is None or vectors.ndim != 2 or len(vectors) != n_items:
-            came = "None" if vectors is None else f"shape {vectors.shape}"
-            raise ContractError(
-                needed=f"vectors of shape ({n_items}, E)", came=came, remedy="pass the text vectors of the items, in vocab order"
-            )
-        residual = np.array(vectors, np.float32)
-        if not np.isfinite(residual).all():
-            raise ContractError(needed="finite item vectors", came="NaN or infinite values", remedy="encode the items again")
-        order = by_id(train.dataset.vocab)
-        known = train.counts() > 0
-        trained = order[known[order]]  # in an order that the log does not fix
-        if not len(trained):
-            raise ContractError(needed="items with training events", came="none", remedy="use more data")
-        columns: list[np.ndarray] = []
-        words: list[str] = []
+        residual, trained = checked(train, vectors)
+        columns = []
         for level in range(self.levels):
             rng = numpy_generator(seed, "indexing", "codebook", level)
             centres = kmeans(residual[trained], self.codes, rounds=self.rounds, rng=rng)
             code = closest(residual, centres)
             residual -= centres[code]
-            columns.append(code + len(words))
-            words += [f"<{chr(97 + level % 26)}{level // 26 or ''}_{at}>" for at in range(self.codes)]
-        paths = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)[1].ravel()
-        place, collisions = rank_in_group(paths, np.concatenate([trained, order[~known[order]]]))
-        columns.append(place + len(words))
-        words += [f"<z_{at}>" for at in range(int(place.max()) + 1)]
-        rows = np.arange(n_items + 1) * len(columns), np.stack(columns, axis=1).ravel()
-        return made(self, train, rows, words=words, tokens=tokens, collisions=collisions)
+            columns.append(code)
+        return told_apart(self, train, np.stack(columns, axis=1), self.codes, tokens)
+
+
+def checked(train: Train, vectors: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """(float32[V, E] a copy of the vectors, int64[n] the items with training events, in an order that the log does not fix).
+
+    Raises ContractError if the vectors are missing, of the wrong shape or not finite, and if there are no such items.
+    """
+    n_items = train.dataset.n_items
+    if vectors is None or vectors.ndim != 2 or len(vectors) != n_items:
+        came = "None" if vectors is None else f"shape {vectors.shape}"
+        raise ContractError(
+            needed=f"vectors of shape ({n_items}, E)", came=came, remedy="pass the text vectors of the items, in vocab order"
+        )
+    copied = np.array(vectors, np.float32)
+    if not np.isfinite(copied).all():
+        raise ContractError(needed="finite item vectors", came="NaN or infinite values", remedy="encode the items again")
+    order = by_id(train.dataset.vocab)
+    trained = order[train.counts()[order] > 0]
+    if not len(trained):
+        raise ContractError(needed="items with training events", came="none", remedy="use more data")
+    return copied, trained
+
+
+def told_apart(indexer: Indexer, train: Train, paths: np.ndarray, codes: int, tokens: Tokens | None) -> Index:
+    """The Index of paths int64[V, levels], each code in 0..codes-1, with a last token that tells items of one path apart."""
+    levels = paths.shape[1]
+    order = by_id(train.dataset.vocab)
+    order = order[np.argsort(train.counts()[order] == 0, kind="stable")]
+    place, collisions = rank_in_group(np.unique(paths, axis=0, return_inverse=True)[1].ravel(), order)
+    whole = np.column_stack([paths + codes * np.arange(levels), place + codes * levels])
+    words = [f"<{chr(97 + level % 25)}{level // 25 or ''}_{at}>" for level in range(levels) for at in range(codes)]
+    words += [f"<z_{at}>" for at in range(int(place.max()) + 1)]
+    rows = np.arange(len(whole) + 1) * (levels + 1), whole.ravel()
+    return made(indexer, train, rows, words=words, tokens=tokens, collisions=collisions)
 
 
 def kmeans(points: np.ndarray, count: int, *, rounds: int, rng: np.random.Generator) -> np.ndarray:
