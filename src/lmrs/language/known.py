@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lmrs import wheels
 from lmrs.cache import cache_folder
-from lmrs.errors import DataError, UserError, did_you_mean
+from lmrs.errors import DataError, StorageError, UserError, did_you_mean
 from lmrs.files import fsync_folder, sha256_file, storage
 from lmrs.language.needs import need
 from lmrs.progress import Reporter
@@ -296,17 +296,26 @@ def _fetch(each: Known, work: Path, made: Path, reporter: Reporter | None) -> No
 def _converted(made: Path, target: Path) -> Path:
     """The model of a GGUF file as safetensors in fp32, with its tokenizer and papers."""
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    from lmrs.language.folder import quiet
+    from lmrs.language.folder import quiet, reading
 
     with quiet(), redirect_stderr(io.StringIO()):  # the bar of the conversion can be silenced in no other way
-        tokenizer = AutoTokenizer.from_pretrained(made, gguf_file="model.gguf")
-        model = AutoModelForCausalLM.from_pretrained(
-            made, gguf_file="model.gguf", dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
-        )
-        model.save_pretrained(target, max_shard_size="10GB")
-        tokenizer.save_pretrained(target)
+        with reading(made):
+            tokenizer = AutoTokenizer.from_pretrained(made, gguf_file="model.gguf")
+            model = AutoModelForCausalLM.from_pretrained(
+                made, gguf_file="model.gguf", dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+            )
+        try:
+            model.save_pretrained(target, max_shard_size="10GB")
+            tokenizer.save_pretrained(target)
+        except SafetensorError as error:  # it wraps what the disk said
+            raise StorageError(
+                needed=f"to write the weights below {target.parent.parent}",
+                came=" ".join(str(error).split())[:160],
+                remedy="free some space or choose another folder",
+            ) from error
     for paper in made.iterdir():
         if paper.name != "model.gguf":
             shutil.copyfile(paper, target / paper.name)
