@@ -128,8 +128,8 @@ class BLEU(TextMeasure):
         c, r = sum(map(len, written)), sum(map(len, wanted))
         logs, halved = 0.0, 1.0
         for k in range(1, self.n + 1):
-            pairs = [(Counter(grams(a, k)), Counter(grams(b, k))) for a, b in zip(written, wanted, strict=True)]
-            matches, total = sum(overlap(a, b) for a, b in pairs), sum(a.total() for a, _ in pairs)
+            matches = sum(overlap(Counter(grams(a, k)), Counter(grams(b, k))) for a, b in zip(written, wanted, strict=True))
+            total = sum(max(len(words) - k + 1, 0) for words in written)
             if not total or (not matches and (self.smooth == "none" or k == 1)):
                 return 0.0
             if not matches:

@@ -53,7 +53,7 @@ def grams(words: Words, n: int) -> list[tuple[str, ...]]:
 
 def overlap(one: Counter, other: Counter) -> int:
     """How many elements two multisets share, each counted as often as in the set that has fewer of it."""
-    return sum(min(count, other[gram]) for gram, count in one.items() if gram in other)
+    return sum(min(one[gram], other[gram]) for gram in one.keys() & other.keys())
 
 
 def common_subsequence(one: Words, other: Words) -> int:

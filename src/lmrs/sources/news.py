@@ -117,17 +117,14 @@ def synthetic_news(
     published = np.r_[np.sort(rng.integers(-days * _DAY, 0, old)), np.arange(articles - old) * days * _DAY // (articles - old)]
     liked = likes_of(room, readers)
 
-    weight = np.exp(sharpness * liked[:, topic[:old]])  # [readers, old]
-    climb = np.cumsum(weight, axis=1)
-    drawn = rng.random((readers, history)) * climb[:, -1:]
-    read = np.stack([np.searchsorted(climb[u], drawn[u], side="right") for u in range(readers)]) if history else drawn.astype(int)
+    read = _histories(liked, topic[:old], sharpness, history, rng)
     read_at = np.sort(rng.integers(-days * _DAY, 0, (readers, history)), axis=1)
 
     n = readers * impressions
     owner = np.repeat(np.arange(readers), impressions)
     moment = np.sort(rng.integers(1, days * _DAY, (readers, impressions)), axis=1).ravel()
     newest = np.searchsorted(published, moment, side="right")
-    offered = newest[:, None] - 1 - np.argsort(rng.random((n, fresh)), axis=1)[:, :shown]  # [n, shown]
+    offered = newest[:, None] - 1 - _some(n, fresh, shown, rng)  # [n, shown]
     law = _law(liked[owner[:, None], topic[offered]], sharpness)
     picked = np.minimum((np.cumsum(law, axis=1) <= rng.random((n, 1))).sum(axis=1), shown - 1)
     click = offered[np.arange(n), picked]
@@ -181,6 +178,27 @@ def likes_of(room: Newsroom, readers: int) -> np.ndarray:
     """bool[readers, topics]: what each reader likes."""
     rng = np.random.default_rng([room.seed, 21])
     return np.argsort(np.argsort(rng.random((readers, room.topics)), axis=1), axis=1) < room.likes
+
+
+def _histories(liked: np.ndarray, topic: np.ndarray, sharpness: float, length: int, rng: np.random.Generator) -> np.ndarray:
+    """int64[readers, length]: articles drawn by P(a) = exp(s l_a) / sum: first the topic, then one of its articles."""
+    articles = np.argsort(topic, kind="stable")
+    counts = np.bincount(topic, minlength=liked.shape[1])
+    climb = np.cumsum(counts * np.exp(sharpness * liked), axis=1)
+    drawn = rng.random((len(liked), length, 1)) * climb[:, None, -1:]
+    chosen = np.minimum((climb[:, None] <= drawn).sum(axis=2), liked.shape[1] - 1)
+    within = np.minimum((rng.random(chosen.shape) * counts[chosen]).astype(np.int64), counts[chosen] - 1)
+    return articles[(np.cumsum(counts) - counts)[chosen] + within]
+
+
+def _some(n: int, of: int, k: int, rng: np.random.Generator) -> np.ndarray:
+    """int64[n, k]: k different numbers below `of` for each row, in random order; 1,024 rows at a time to save memory."""
+    found = np.empty((n, k), np.int64)
+    for lo in range(0, n, 1024):
+        keys = rng.random((min(1024, n - lo), of))
+        first = np.argpartition(keys, k - 1, axis=1)[:, :k]
+        found[lo : lo + 1024] = np.take_along_axis(first, np.argsort(np.take_along_axis(keys, first, axis=1), axis=1), axis=1)
+    return found
 
 
 def _titles(room: Newsroom, topic: np.ndarray, rng: np.random.Generator) -> list[str]:
