@@ -15,6 +15,7 @@ from sklearn.cluster import SpectralClustering
 from sklearn.metrics import adjusted_rand_score
 
 from lmrs.dataset import Dataset
+from lmrs.describe import from_json, to_json
 from lmrs.errors import CheckpointError, ContractError
 from lmrs.indexing import (
     Collaborative,
@@ -124,6 +125,9 @@ class TestIndexers:
     def test_repr_evaluates_to_an_equal_value(self, indexer) -> None:
         check_repr(indexer)
         assert fitted(indexer, tiny.split().train).method == repr(indexer)
+
+    def test_it_is_written_as_json(self, indexer) -> None:
+        assert from_json(json.loads(json.dumps(to_json(indexer)))) == indexer
 
     def test_it_survives_a_folder(self, indexer, tmp_path) -> None:
         index = fitted(indexer, tiny.split().train)

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
 
-from lmrs import losses, models, negatives, objectives, schedule, system, tasks, tuning, views, visibility
+from lmrs import indexing, losses, models, negatives, objectives, schedule, system, tasks, tuning, views, visibility
 from lmrs.errors import CheckpointError, ContractError, UserError, did_you_mean
 from lmrs.language import Backbone, adapters
 from lmrs.system import System
@@ -33,6 +33,7 @@ PARTS = {
     "schedule": [schedule.Constant, schedule.Linear, schedule.Cosine],
     "tuning": get_args(tuning.Tuning),
     "visibility": get_args(visibility.Visibility),
+    "indexing": list(indexing.INDEXERS),
     "language": [Backbone, *get_args(adapters.Adapter)],
     "system": [system.Paper, system.Budget, system.Stage, system.Estimate, system.System],
 }

@@ -9,7 +9,10 @@ from lmrs.indexing.quantised import Quantised
 from lmrs.indexing.text import NumberText, Sequential, Title
 from lmrs.indexing.trie import Trie
 
+INDEXERS = (Collaborative, Hybrid, Independent, LearnedQuantised, NumberText, Quantised, Random, Sequential, Title)
+
 __all__ = [
+    "INDEXERS",
     "Collaborative",
     "Collisions",
     "Hybrid",
