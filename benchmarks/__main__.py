@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-ALL = ("training", "loss", "measures", "prepare", "checkpoint")
+ALL = ("training", "loss", "measures", "prepare", "checkpoint", "candidates", "beam")
 
 
 def main() -> int:

@@ -16,7 +16,18 @@ from lmrs.language.tokens import tokens_of
 from lmrs.testing import tiny
 
 TEXTS = ["user watched Heat (1995), Casino,", "a good movie: ", "the user will watch next the film called"]
-TITLES = ["Toy Story", "Heat", "H", "The Lord of the Rings: The Return of the King", "Amélie", "Casino", "Hea", "and", "X-Men"]
+TITLES = [
+    "Toy Story",
+    "Heat",
+    "H",
+    "He",
+    "The Lord of the Rings: The Return of the King",
+    "Amélie",
+    "Casino",
+    "Hea",
+    "and",
+    "X-Men",
+]
 
 
 @pytest.fixture(scope="module")
@@ -165,9 +176,22 @@ def test_the_prompt_is_read_once_and_shared_not_copied(llama, monkeypatch: pytes
     read: list[int] = []
     forward = type(llama).forward
     monkeypatch.setattr(llama, "forward", lambda *a, **k: (read.append(k["input_ids"].numel()), forward(llama, *a, **k))[1])
-    one = Context(llama, context.logits, context.cache, context.mask, None)
+    one = Context(llama, context.logits, context.cache, context.mask, None, context.prompt)
     continuations(one, (np.asarray([0, 3, 4, 8]), np.arange(8) + 10), rows=8)
     assert read == [6]  # two candidates are longer than a token: two rows of three, the longer one without its last token
+
+
+def test_what_the_encoder_read_is_copied_only_when_prompts_move(t5) -> None:
+    context = seq2seq(t5, *batch("seq2seq", TEXTS))
+    beams = context.select(torch.tensor([0, 0, 1, 2, 2]))
+    keys = [each.cache.cross_attention_cache.layers[0].keys for each in (context, beams)]
+    assert torch.equal(keys[1], keys[0][[0, 0, 1, 2, 2]])
+    swapped = beams.select(torch.tensor([1, 1, 2, 4, 3]))
+    assert swapped.cache.cross_attention_cache.layers[0].keys.data_ptr() == keys[1].data_ptr()
+    moved = beams.select(torch.tensor([1, 2, 2, 4, 3]))
+    assert moved.prompt.tolist() == [0, 1, 1, 2, 2]
+    assert torch.equal(moved.cache.cross_attention_cache.layers[0].keys, keys[0][[0, 1, 1, 2, 2]])
+    assert torch.equal(moved.mask, context.mask[[0, 1, 1, 2, 2]])
 
 
 def test_the_context_is_left_as_it_was(llama) -> None:
@@ -336,6 +360,14 @@ def test_a_narrow_beam_gives_as_many_allowed_items_as_there_are_each_once_with_i
         assert allowed[items].all()
         assert np.allclose(found.scores[row][: len(items)], [steps.score(row, codes[item]) for item in items], atol=1e-5)
         assert (np.diff(found.scores[row][: len(items)]) <= 0).all()
+
+
+def test_equal_scores_take_the_earlier_path() -> None:
+    """With all the same, a model has no opinion: no more than k come, each once."""
+    codes = [(a, b, W - 1) for a in range(3) for b in range(3)]
+    steps, trie, _ = search(codes, 0)
+    steps.table[:], steps.start[:] = 0, 0
+    assert beam(steps, trie, k=4).items.tolist() == [[0, 1, 2, 3]] * 3
 
 
 def test_a_token_that_the_model_forbids_is_not_taken() -> None:

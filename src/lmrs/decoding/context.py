@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ class Context:
     cache: keys and values, one row a context. It is never changed: `select` and `read` make new ones.
     mask: bool[B, T], False at padding: of the context (causal) or of what the encoder read.
     encoded: [B, T, D], what the encoder made, or None for a causal model.
+    prompt: int64[B], which of the prompts that were read each context goes back to.
     """
 
     model: PreTrainedModel
@@ -33,6 +35,7 @@ class Context:
     cache: Cache
     mask: Tensor
     encoded: Tensor | None
+    prompt: Tensor
 
     @property
     def rows(self) -> int:
@@ -49,19 +52,26 @@ class Context:
     def select(self, rows: Tensor) -> Context:
         """Contexts `rows` (int64[M], repeats allowed), in that order.
 
-        One context alone is repeated without a copy: its keys and values are shared by all M.
+        One context alone is repeated without a copy: its keys and values are shared by all M. What an encoder made is copied
+        only where the order of the prompts changes, which among the beams of one search it mostly does not.
         """
         shared = self.rows == 1
+        prompt = self.prompt.expand(len(rows)) if shared else self.prompt[rows]
+        still = self.encoded is not None and torch.equal(prompt, self.prompt)
 
         def pick(t: Tensor) -> Tensor:
             return t.expand(len(rows), *t.shape[1:]) if shared else t[rows]
 
+        def pick_read(t: Tensor) -> Tensor:
+            return t if still else pick(t)
+
         return Context(
             self.model,
             pick(self.logits),
-            _each(self.cache, pick),
-            pick(self.mask),
-            None if self.encoded is None else pick(self.encoded),
+            _each(self.cache, pick, pick_read),
+            pick_read(self.mask),
+            None if self.encoded is None else pick_read(self.encoded),
+            prompt,
         )
 
     def read(self, tokens: Tensor) -> tuple[Tensor, Context]:
@@ -70,7 +80,7 @@ class Context:
         Returns (logits [B, L, W] in the model's precision, of the token after each; the longer contexts). Rows may be padded at
         the right end with any token: what comes before is not affected, but a row that was padded must not be read on.
         """
-        cache = _each(self.cache, lambda t: t)
+        cache = _each(self.cache, lambda t: t, lambda t: t)
         if self.encoded is not None:
             from transformers.modeling_outputs import BaseModelOutput
 
@@ -104,7 +114,7 @@ def causal(model: PreTrainedModel, ids: Tensor | None, mask: Tensor, *, embeddin
             needed="prompts of at least one token, padded on the left", came="padding at the end or inside", remedy="shift them"
         )
     out = _causal(model, mask, ids=ids, embeddings=embeddings, last=True)
-    return Context(model, out.logits[:, -1].float(), _known(out.past_key_values), mask, None)
+    return Context(model, out.logits[:, -1].float(), _known(out.past_key_values), mask, None, _numbers(mask))
 
 
 @torch.no_grad()
@@ -137,7 +147,7 @@ def seq2seq(
         decoder_input_ids=first,
         use_cache=True,
     )
-    return Context(model, out.logits[:, -1].float(), _known(out.past_key_values), mask, encoded)
+    return Context(model, out.logits[:, -1].float(), _known(out.past_key_values), mask, encoded, _numbers(mask))
 
 
 def left_padded(ids: Tensor, offsets: Tensor, pad: int) -> tuple[Tensor, Tensor]:
@@ -203,12 +213,16 @@ def _known(cache: Any) -> Any:
     return cache
 
 
-def _each(cache: Any, change: Any) -> Any:
-    """A cache of its own with every tensor passed through `change`; the old one stays as it is."""
+def _numbers(mask: Tensor) -> Tensor:
+    return torch.arange(len(mask), device=mask.device)
+
+
+def _each(cache: Any, change: Callable[[Tensor], Tensor], cross: Callable[[Tensor], Tensor]) -> Any:
+    """A cache of its own with every tensor passed through `change`, `cross` for cross-attention; the old one stays as it is."""
     out = copy.copy(cache)
     if len(_parts(cache)) == 2:
-        out.self_attention_cache = _each(cache.self_attention_cache, change)
-        out.cross_attention_cache = _each(cache.cross_attention_cache, change)
+        out.self_attention_cache = _each(cache.self_attention_cache, change, cross)
+        out.cross_attention_cache = _each(cache.cross_attention_cache, cross, cross)
         out.is_updated = dict(cache.is_updated)
         return out
     out.layers = [copy.copy(layer) for layer in cache.layers]
