@@ -72,6 +72,9 @@ def test_the_fingerprint_sees_every_value_but_not_the_layout_in_memory():
     ]:
         prints.add(dataset(**FULL | {name: table(name, [rows[0] | {column: value}, *rows[1:]])}).fingerprint)
     assert len(prints) == 11
+    pair = [REVIEWS[0] | {"opinion": None}, REVIEWS[0] | {"opinion": "crisp"}]
+    one, other = (dataset(reviews=table("reviews", rows)).fingerprint for rows in (pair, pair[::-1]))
+    assert one != other  # where the nulls are
     doubled = pa.concat_tables([FULL["impressions"], FULL["impressions"]]).combine_chunks()
     chunked = pa.concat_tables([doubled.slice(4, 1), doubled.slice(1, 3)])
     assert dataset(**FULL | {"impressions": chunked}).fingerprint == dataset(**FULL).fingerprint

@@ -87,6 +87,12 @@ def test_what_was_understood_is_told(tmp_path):
     assert Path(data.about["store"], "record-impressions.arrow").exists()
 
 
+def test_the_history_that_counts_is_the_earliest_not_the_first_line(tmp_path):
+    data = load(mind(tmp_path / "mind", log=[*LOG, ["5", "U1", "11/13/2019 1:00:00 AM", "N7", "N3-1 N4-0"]]))
+    assert data.vocab.item_ids(data.history(0)) == ["N7", "N3", "N2", "N3"]
+    assert told(data)[0][2] == ["N1", "N2", "N1"]  # what each impression says of the history stays as it is
+
+
 def test_a_test_log_tells_no_clicks(tmp_path):
     rows = [["1", "U1", "11/15/2019 9:05:58 AM", "N1 N2", "N3 N4"], ["2", "U1", "11/16/2019 9:05:58 AM", "N1 N2", "N3-1 N4-0"]]
     data = load(mind(tmp_path / "mind", log=rows, news=None))
@@ -124,6 +130,8 @@ def test_a_broken_line_is_named_or_set_aside(tmp_path, row, message):
     assert aside.read_text(encoding="utf-8").splitlines()[1].startswith("behaviors.tsv,5,")
     clean = load(mind(tmp_path / "clean", log=[*LOG, ["6", *LOG[0][1:]]]))
     assert data.fingerprint == clean.fingerprint  # what was set aside leaves no trace
+    with pytest.raises(DataError, match=message):  # and the cache does not hide it from a strict reader
+        load(folder)
 
 
 def test_folders_that_hold_no_log_are_refused(tmp_path):

@@ -12,7 +12,7 @@ from lmrs.errors import DataError
 from lmrs.measures import AUC, MINDMRR, NDCG, rank_impressions
 from lmrs.records import Impressions
 from lmrs.sources import Newsroom, click_law, likes_of, news_ceiling, newsroom_of, synthetic_news
-from lmrs.sources.news import COMMON, TOPICS, _law
+from lmrs.sources.news import COMMON, TOPICS, _histories, _law
 
 MEASURES = (AUC(), MINDMRR(), NDCG(5), NDCG(10))
 
@@ -91,6 +91,15 @@ def test_the_clicks_follow_the_law(data):
             wanted, spread = law[cell].sum(), np.sqrt((law[cell] * (1 - law[cell])).sum())
             assert abs(clicked[cell].sum() - wanted) < 3.5 * spread
     assert _law(np.array([True, False, False]), np.log(2)) == pytest.approx([0.5, 0.25, 0.25])
+
+
+def test_histories_are_drawn_from_all_articles_by_the_law():
+    topic = np.array([2, 0, 0, 0, 0, 0, 1, 1, 2, 0])  # six of topic 0, two each of 1 and 2
+    liked = np.array([[False, True, False]])
+    read = _histories(liked, topic, np.log(4.0), 40_000, np.random.default_rng(0))[0]
+    weight = np.where(topic == 1, 4.0, 1.0)
+    expected = 40_000 * weight / weight.sum()
+    assert np.bincount(read, minlength=10) == pytest.approx(expected, abs=4.5 * np.sqrt(expected.max()))
 
 
 def test_titles_give_the_topic_away_and_only_to_those_who_read_them(data):
