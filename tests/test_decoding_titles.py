@@ -107,6 +107,12 @@ def test_without_a_threshold_nothing_is_fuzzy() -> None:
     assert strict.find("monsters inc").how == "normalised"
 
 
+@pytest.mark.parametrize(("margin", "items"), [(0.02, (0,)), (0.3, (0, 1))])
+def test_a_fuzzy_match_beats_the_next_by_a_margin(margin: float, items: tuple[int, ...]) -> None:
+    found = Titles(["the long winter night", "the long winter light"], threshold=0.7, margin=margin)
+    assert found.find("the long winter nights").items == items
+
+
 def test_a_fuzzy_match_does_not_cross_a_year(titles: Titles) -> None:
     assert titles.find("Monster, Inc. (2001)").items == (3,)
     assert titles.find("Monster, Inc. (1986)").how == "none"

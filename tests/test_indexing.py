@@ -168,6 +168,10 @@ def test_words_of_its_own_move_behind_any_tokeniser(indexer) -> None:
 
 
 def test_text_does_not_move_to_another_tokeniser() -> None:
+    other = tokens_of(backbones.tokenizer("encoder"))
+    assert other.size == tokens().size
+    with pytest.raises(ContractError, match="the tokeniser this index was fitted with"):
+        fitted(Title(), tiny.split().train).extended(other)
     with pytest.raises(ContractError, match="only words of its own"):
         fitted(Title(), tiny.split().train).on(tokens_of(backbones.tokenizer("encoder")))
 
@@ -304,6 +308,25 @@ def test_clusters_are_those_of_scikit_learn() -> None:
     reference = SpectralClustering(3, affinity="precomputed", assign_labels="cluster_qr", random_state=0).fit(graph)
     found = clusters(embedding(sp.csr_matrix(x), 3))
     assert adjusted_rand_score(reference.labels_, found) == 1
+
+
+@pytest.mark.parametrize("dense", [400, 0])
+def test_the_embedding_solves_the_eigenvalue_problem_of_the_graph(dense: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A v = lambda D v, for the largest lambda, with the co-occurrences of an item with itself left out."""
+    import scipy.linalg
+    import scipy.sparse as sp
+
+    from lmrs.indexing import spectral
+
+    monkeypatch.setattr(spectral, "_DENSE", dense)
+    x = (np.random.default_rng(4).random((40, 15)) < 0.3).astype(float)
+    graph = x.T @ x
+    np.fill_diagonal(graph, 0)
+    degree = np.diag(graph.sum(axis=1))
+    values = np.sort(scipy.linalg.eigh(graph, degree, eigvals_only=True))[::-1][:4]
+    vectors = embedding(sp.csr_matrix(x), 4)
+    assert np.allclose(graph @ vectors, degree @ vectors * values, atol=1e-4)
+    assert np.allclose(vectors.T @ degree @ vectors, np.eye(4), atol=1e-4)
 
 
 def test_the_sparse_solver_agrees_with_the_dense_one(monkeypatch: pytest.MonkeyPatch) -> None:
