@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lmrs.answers import Jagged
@@ -44,7 +45,7 @@ class Likelihoods:
 
 
 @torch.no_grad()
-def continuations(context: Context, candidates: Jagged, *, rows: int = 32, memory: int = 256 << 20) -> Likelihoods:
+def continuations(context: Context, candidates: Jagged, *, rows: int = 16, memory: int = 256 << 20) -> Likelihoods:
     """log p of every candidate after one prompt.
 
     The prompt's keys and values were computed once, when the Context was made, and are shared by all candidates; candidates are
@@ -86,8 +87,7 @@ def _later(context: Context, start: np.ndarray, lengths: np.ndarray, ids: np.nda
     at = np.where(real, start[:, None] + place, 0)
     read, wanted = (torch.from_numpy(np.where(real, ids[at + step], 0)).to(context.mask.device) for step in (0, 1))
     logits, _ = context.select(torch.zeros(len(start), dtype=torch.long)).read(read)
-    logits = logits.float()
-    gain = logits.gather(2, wanted[..., None])[..., 0] - logits.logsumexp(dim=2)
+    gain = -F.cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), reduction="none").view(wanted.shape)
     return gain.masked_fill(~torch.from_numpy(real).to(gain.device), 0).sum(dim=1, dtype=torch.float64).cpu().numpy()
 
 
