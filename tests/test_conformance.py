@@ -361,6 +361,33 @@ class TestS3RecSystem(SystemTests):
     cell = taxonomy.WHOLE
 
 
+TALK = {"backbone": "tiny-causal", "max_len": 4}
+
+
+class TestZeroShotSystem(SystemTests):
+    part = staticmethod(systems.zero_shot)
+    options = TALK
+    cell = taxonomy.TUNING_FREE
+
+
+class TestLanguageWithAHead(SystemTests):
+    part = staticmethod(systems.language)
+    options = {**TALK, "strategy": taxonomy.EXTRA}
+    cell = taxonomy.EXTRA
+
+
+class TestLanguageWithLora(SystemTests):
+    part = staticmethod(systems.language)
+    options = {**TALK, "strategy": taxonomy.PART, "rank": 2}
+    cell = taxonomy.PART
+
+
+class TestLanguageWithSoftPrompts(SystemTests):
+    part = staticmethod(systems.language)
+    options = {**TALK, "strategy": taxonomy.FIXED_MODEL, "measure": "NDCG@10/3neg"}
+    cell = taxonomy.FIXED_MODEL
+
+
 class TestPopularitySystem(SystemTests):
     part = staticmethod(systems.popularity)
     cell = taxonomy.CONTROL

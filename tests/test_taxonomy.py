@@ -22,6 +22,8 @@ CELLS = {
     "bert4rec": taxonomy.PRETRAIN,
     "transformers4rec": taxonomy.PRETRAIN,
     "s3rec": taxonomy.WHOLE,
+    "zero-shot": taxonomy.TUNING_FREE,
+    "language": taxonomy.TUNING_FREE,
     "popularity": taxonomy.CONTROL,
     "recent-popularity": taxonomy.CONTROL,
     "markov": taxonomy.CONTROL,
@@ -63,7 +65,8 @@ def test_the_survey_agrees_but_for_the_listed_contradictions() -> None:
 
 
 def test_systems_that_the_survey_names_say_so() -> None:
-    assert {name for name, make in systems.CATALOGUE.items() if make().paper.survey} == {"bert4rec", "s3rec", "transformers4rec"}
+    named = {name for name, make in systems.CATALOGUE.items() if make().paper.survey}
+    assert named == {"bert4rec", "s3rec", "transformers4rec", "zero-shot"}
 
 
 def test_without_its_pre_training_s3rec_is_trained_in_one_stage() -> None:
@@ -84,6 +87,32 @@ def test_without_its_pre_training_s3rec_is_trained_in_one_stage() -> None:
 )
 def test_the_cell_follows_from_the_stages(stages: tuple[Stage, ...], wanted: str) -> None:
     assert cell(system(*stages)) == wanted
+
+
+@pytest.mark.parametrize("strategy", tuning.STRATEGIES)
+def test_one_language_model_stands_in_every_cell(strategy: str) -> None:
+    """The cell is computed from the composition, which the strategy's name only chose; after training it is proved on weights."""
+    made = systems.language(strategy=strategy, backbone="tiny-causal", epochs=1, batch_size=8, max_len=3, measure="NDCG@10/3neg")
+    assert cell(made) == strategy
+    fitted = fit(made, tiny.split(), execution=Execution(device="cpu"))
+    moved = fitted.moved[-1]
+    fresh = made.model.build(fitted.vocab).state_dict()
+    learned = {name for name, tensor in fitted.scorer.state_dict().items() if not torch.equal(tensor, fresh[name])}
+    groups = {made.model.group(name) for name in learned if "lora" not in name}
+    expected = {
+        taxonomy.PRETRAIN: {"model"}, taxonomy.WHOLE: {"model", "head"}, taxonomy.PART: {"head"}, taxonomy.EXTRA: {"head"},
+        taxonomy.FIXED_MODEL: {"prompt"}, taxonomy.FIXED_PROMPT: {"model"}, taxonomy.TUNING_FREE: set(),
+        taxonomy.BOTH: {"model", "prompt"},
+    }  # fmt: skip
+    if strategy not in (taxonomy.PRETRAIN, taxonomy.WHOLE, taxonomy.PART, taxonomy.EXTRA):  # whose tables are drawn anew
+        assert groups == expected[strategy]
+    given = {name for name in learned if made.model.given(name)}
+    if strategy in (taxonomy.PART, taxonomy.EXTRA, taxonomy.FIXED_MODEL, taxonomy.TUNING_FREE):
+        assert not given, "a frozen backbone changed"
+        assert moved["parameters_frozen"] > 30_000
+    else:
+        assert moved["parameters_frozen"] == 0
+    assert (moved["tensors_moved"] == 0) == (strategy == taxonomy.TUNING_FREE)
 
 
 def test_counting_is_a_control() -> None:

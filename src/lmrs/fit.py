@@ -32,13 +32,13 @@ from lmrs.journal import Journal, Progress, assign, assign_optimizer
 from lmrs.judge import judge, judge_among
 from lmrs.lock import RunLock
 from lmrs.measures import RankMeasure, Sampled, parse
-from lmrs.models.network import ControlScorer, Network, Scorer
+from lmrs.models.network import ControlScorer, Model, Network, Scorer
 from lmrs.objectives import Objective
 from lmrs.progress import Reporter
 from lmrs.schedule import filled
 from lmrs.seeding import generator, mix, numpy_generator
 from lmrs.split import Split, sealed
-from lmrs.system import Budget, Stage, System
+from lmrs.system import Budget, Stage, System, learned
 from lmrs.views import Rows
 from lmrs.vocab import Vocab
 
@@ -154,6 +154,8 @@ class _Run:
             "precision": execution.precision,
             "lmrs": __version__,
         }
+        if isinstance(system.model, Model) and system.model.origin:
+            identity["origin"] = system.model.origin
         self.journal = Journal(folder, identity, group, reporter.say)
 
     @property
@@ -186,7 +188,7 @@ class _Run:
                 if stage.start == "new" and number > 0 and saved is None:
                     network = self._build(number)
                 if self.progress.finished:
-                    assign(self._modules(network, stage, number), saved or {}, "now.")
+                    assign(self._learned(self._modules(network, stage, number)), saved or {}, "now.")
                     break
                 self._train(stage, number, network, saved)
                 saved = None
@@ -246,7 +248,7 @@ class _Run:
             progress.before = taxonomy.fingerprints(modules)
             self.best = {}
         else:
-            assign(modules, saved, "now.")
+            assign(self._learned(modules), saved, "now.")
             self.best = {k.removeprefix("best."): v for k, v in saved.items() if k.startswith("best.")}
             assign_optimizer(optimizer, modules, saved)
         for parameter in modules.parameters():
@@ -281,7 +283,7 @@ class _Run:
                 self._save(modules, optimizer)
                 raise self._interrupted()
         if self.best:
-            assign(modules, self.best, "")
+            assign(self._learned(modules), self.best, "")
         self._end_stage(number, modules, tuned)
 
     def _end_stage(self, number: int, modules: nn.ModuleDict, tuned: list[str]) -> None:
@@ -370,7 +372,7 @@ class _Run:
             line["valid"] = {budget.measure: value}
             if progress.best is None or value > progress.best:
                 progress.best, progress.best_epoch, progress.stale = value, progress.epoch + 1, 0
-                self.best = {name: tensor.detach().cpu().clone() for name, tensor in modules.state_dict().items()}
+                self.best = {name: tensor.detach().cpu().clone() for name, tensor in self._learned(modules).items()}
             else:
                 progress.stale += 1
                 stop = stop or (budget.patience is not None and progress.stale >= budget.patience)
@@ -398,10 +400,15 @@ class _Run:
         return float(np.mean(measure(judged.ranks)))
 
     def _save(self, modules: nn.ModuleDict, optimizer: torch.optim.Optimizer | None) -> None:
-        for name, tensor in modules.state_dict().items():
+        weights = self._learned(modules)
+        for name, tensor in weights.items():
             if not tensor.isfinite().all():  # so that every checkpoint is a good one
                 raise self._diverged(None, None, f"NaN or infinity in {name}")
-        self.journal.save(modules, self.best, optimizer)
+        self.journal.save(weights, self.best, modules, optimizer)
+
+    def _learned(self, modules: nn.ModuleDict) -> dict[str, Tensor]:
+        """The weights that are kept: a frozen backbone is known by its origin."""
+        return {name: tensor for name, tensor in modules.state_dict().items() if learned(self.system, name)}
 
     # -- what goes wrong ---------------------------------------------------------------------------------------------
 

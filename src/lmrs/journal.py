@@ -90,12 +90,14 @@ class Journal:
         self.progress.cpu_seconds += cpu - self.cpu_clock
         self.clock, self.cpu_clock = now, cpu
 
-    def save(self, modules: nn.ModuleDict, best: dict[str, Tensor], optimizer: torch.optim.Optimizer | None) -> None:
-        """Writes a checkpoint of the weights now, the best ones so far and the optimiser's moments, durably."""
+    def save(
+        self, weights: dict[str, Tensor], best: dict[str, Tensor], modules: nn.ModuleDict, optimizer: torch.optim.Optimizer | None
+    ) -> None:
+        """Writes a checkpoint of the weights now, the best ones so far and the optimiser's moments of `modules`, durably."""
         if self.folder is None or not self.group.is_main:
             return
         self.count_time()
-        tensors = {f"now.{name}": tensor for name, tensor in modules.state_dict().items()}
+        tensors = {f"now.{name}": tensor for name, tensor in weights.items()}
         tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
         if optimizer is not None:
             for name, parameter in modules.named_parameters():
@@ -163,10 +165,9 @@ class Journal:
         return tensors
 
 
-def assign(modules: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
-    """Copies saved tensors into the modules by name; raises CheckpointError where one is missing or has another shape."""
-    state = modules.state_dict()
-    for name, value in state.items():
+def assign(weights: dict[str, Tensor], tensors: dict[str, Tensor], prefix: str) -> None:
+    """Copies saved tensors into the weights by name; raises CheckpointError where one is missing or has another shape."""
+    for name, value in weights.items():
         key = prefix + name
         if key not in tensors or tensors[key].shape != value.shape:
             came = "nothing" if key not in tensors else f"shape {list(tensors[key].shape)}"

@@ -23,10 +23,10 @@ from lmrs.errors import CheckpointError, StorageError, UserError
 from lmrs.files import fsync_folder, sha256_file, storage, write_atomic
 from lmrs.fit import Fitted
 from lmrs.judge import jagged
-from lmrs.models import Control
+from lmrs.models import Control, Model
 from lmrs.models.network import ControlScorer, Scorer
 from lmrs.objectives import Objective
-from lmrs.system import Stage, System
+from lmrs.system import Stage, System, learned
 from lmrs.tasks.ranking import scores
 from lmrs.views import Rows
 from lmrs.vocab import Attributes, Vocab
@@ -232,7 +232,8 @@ class Recommender:
             work = folder.parent / f".saving-{folder.name}-{os.getpid()}-{secrets.token_hex(4)}"
             work.mkdir()
         try:
-            tensors = {name: value.detach().cpu().contiguous().clone() for name, value in self.scorer.state_dict().items()}
+            kept = {name: value for name, value in self.scorer.state_dict().items() if learned(self.system, name)}
+            tensors = {name: value.detach().cpu().contiguous().clone() for name, value in kept.items()}
             write_atomic(work / TENSORS, safetensors_bytes(tensors))
             write_atomic(work / MODEL, _json(self._about()))
             _write_table(work / VOCAB, _vocab_table(self.vocab))
@@ -261,6 +262,7 @@ class Recommender:
             "code": {str(file): sha256_file(file) for file in describe.files(system)},
             "vocab": {"fingerprint": self.vocab.fingerprint, "items": self.vocab.n_items, "users": len(self.vocab.users)},
             "fallback": FALLBACK,
+            "origin": self.system.model.origin if isinstance(self.system.model, Model) else "",
             "about": self.about,
         }
 
@@ -284,6 +286,11 @@ class Recommender:
             if items.column("item_id").to_pylist() != vocab.items.to_pylist():
                 raise _bad(folder / ITEMS, "the catalogue of the model's vocabulary", "another one")
             vocab = replace(vocab, catalogue=items)
+            if isinstance(system.model, Model) and system.model.origin != about["origin"]:
+                raise CheckpointError(
+                    needed="the pre-trained model that the recommender was fitted on", came="other weights under its name",
+                    remedy="put the old ones back, or fit again",
+                )  # fmt: skip
             scorer = _scorer(system, vocab, load_file(folder / TENSORS), folder / TENSORS).to(torch.device(device))
             changed = [file for file, digest in about["code"].items() if sha256_file(file) != digest]
             return cls(
@@ -311,12 +318,12 @@ def _scorer(system: System, vocab: Vocab, tensors: dict[str, torch.Tensor], file
         assert isinstance(scorer, ControlScorer)
         scorer.assign(tensors)
         return scorer
-    own = scorer.state_dict()
+    own = {name: value for name, value in scorer.state_dict().items() if learned(system, name)}
     for name in sorted(own.keys() | tensors.keys()):
         needed, came = (list(each[name].shape) if name in each else "none" for each in (own, tensors))
         if needed != came:
             raise _bad(file, f"the tensor {name!r} of shape {needed}", f"{came}")
-    scorer.load_state_dict(tensors)
+    scorer.load_state_dict(tensors, strict=False)  # the names were compared; what is missing was given by `build`
     return scorer
 
 

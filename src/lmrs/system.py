@@ -137,3 +137,12 @@ class System:
                     came=type(self.model).__name__,
                     remedy="use models.Transformer, or an objective that looks only back",
                 )
+
+
+def learned(system: System, name: str) -> bool:
+    """Whether a tensor of the network (or, with "network." or "head." before it, of a stage's modules) has to be saved: all but
+    those that the model is given from elsewhere and that no stage tunes. What is given is known by the model's `origin`."""
+    inner = name.removeprefix("network.")
+    if not isinstance(system.model, Model) or name.startswith("head.") or not system.model.given(inner):
+        return True
+    return any(isinstance(stage, Stage) and stage.tuning.chooses(f"network.{inner}") for stage in system.stages)

@@ -7,14 +7,25 @@ import hashlib
 from torch import nn
 
 from lmrs.errors import LmrsError
+from lmrs.models import Model
 from lmrs.system import Estimate, Stage, System
-from lmrs.tuning import Everything, Head, Nothing, Part
+from lmrs.tuning import (
+    BOTH,
+    EXTRA,
+    FIXED_MODEL,
+    FIXED_PROMPT,
+    PART,
+    PRETRAIN,
+    TUNING_FREE,
+    WHOLE,
+    Everything,
+    Head,
+    Nothing,
+    Part,
+    Tuning,
+)
 
 CONTROL = "control"
-PRETRAIN = "pre-train only"
-WHOLE = "fine-tune whole"
-PART = "fine-tune part"
-EXTRA = "fine-tune extra part"
 
 
 class TaxonomyError(LmrsError):
@@ -24,16 +35,24 @@ class TaxonomyError(LmrsError):
 def cell(system: System) -> str:
     """The training strategy, computed from the stages: how many there are, what the last one tunes, and from what it starts.
 
-    One stage is pre-training that already is the recommender. With more, the last stage's tuning names the cell; a *new*
-    model that starts from parts of an old one counts as an extra part, as the survey does.
+    One stage of a model that starts from nothing is pre-training that already is the recommender. With more stages, or a model
+    that was pre-trained elsewhere, the last stage's tuning names the cell; a *new* model that starts from parts of an old one
+    counts as an extra part, as the survey does. A model that is asked in words of a prompt belongs to the prompting half.
     """
     if all(isinstance(stage, Estimate) for stage in system.stages):
         return CONTROL
     stages = [stage for stage in system.stages if isinstance(stage, Stage)]
-    last = stages[-1]
-    if len(stages) == 1 or isinstance(last.tuning, Nothing):
+    last, model = stages[-1], system.model
+    assert isinstance(model, Model)
+    if len(stages) == 1 and not model.pretrained:
+        return PRETRAIN
+    if model.prompted:
+        return _prompting(last.tuning, model)
+    if isinstance(last.tuning, Nothing):
         return PRETRAIN
     if last.start == "new":
+        return EXTRA
+    if isinstance(last.tuning, Part) and {model.group(name) for name in last.tuning.patterns} == {"head"}:
         return EXTRA
     match last.tuning:
         case Everything():
@@ -43,6 +62,24 @@ def cell(system: System) -> str:
         case Head():
             return EXTRA
     raise TypeError(f"not a Tuning: {last.tuning!r}")
+
+
+def _prompting(tuning: Tuning, model: Model) -> str:
+    """The cell of a model that is asked in words, by the groups of parameters that learn."""
+    match tuning:
+        case Everything():
+            groups = {"model", "prompt"} if model.soft else {"model"}
+        case Part(patterns):
+            groups = {model.group(name) for name in patterns}
+        case Head():
+            groups = {"head"}
+        case Nothing():
+            return TUNING_FREE
+    if groups == {"head"}:
+        return EXTRA
+    if "model" not in groups:
+        return FIXED_MODEL
+    return BOTH if "prompt" in groups else FIXED_PROMPT
 
 
 def fingerprints(modules: nn.Module) -> dict[str, str]:

@@ -9,6 +9,17 @@ from torch import nn
 
 from lmrs.errors import ContractError
 
+# The cells of the survey's Table 1, in its words; `taxonomy.cell` computes which one a System is in.
+PRETRAIN = "pre-train only"
+WHOLE = "fine-tune whole"
+PART = "fine-tune part"
+EXTRA = "fine-tune extra part"
+FIXED_MODEL = "fixed-model prompt tuning"
+FIXED_PROMPT = "fixed-prompt model tuning"
+TUNING_FREE = "tuning-free prompting"
+BOTH = "prompt + model tuning"
+STRATEGIES = (PRETRAIN, WHOLE, PART, EXTRA, FIXED_MODEL, FIXED_PROMPT, TUNING_FREE, BOTH)
+
 
 @dataclass(frozen=True)
 class Everything:

@@ -41,6 +41,22 @@ class Model(ABC):
     def by_item(self) -> bool:
         return False
 
+    @property
+    def origin(self) -> str:
+        """A fingerprint of the weights it starts from, "" where they are drawn. Raises UserError if they are not at hand."""
+        return ""
+
+    def given(self, name: str) -> bool:
+        """Whether `build` gives this parameter or buffer as it was learned elsewhere, equal in every build."""
+        return False
+
+    def group(self, name: str) -> str:
+        """To which group a parameter, or a pattern of names, belongs: "model", "prompt" or "head".
+
+        The survey's strategies differ in which groups learn.
+        """
+        return "model"
+
     @abstractmethod
     def build(self, vocab: Vocab) -> Network:
         """The module. Draws its initial weights from torch's generator as it stands (fit seeds a private copy of it)."""

@@ -7,6 +7,7 @@ Two ways to read the answer, over one prompt and one backbone:
 
 from __future__ import annotations
 
+import fnmatch
 import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from lmrs.decoding import Context, causal, continuations, left_padded
 from lmrs.errors import ContractError
 from lmrs.language import Backbone, require
 from lmrs.language.adapters import Adapter, apply
+from lmrs.language.known import family_named, names_of
 from lmrs.language.running import dropping
 from lmrs.losses import Output
 from lmrs.models.network import Model, Network
@@ -71,9 +73,16 @@ class Prompted(Model):
                 raise ContractError(needed=f"{name} {' or '.join(map(repr, choices))}", came=repr(getattr(self, name)))
         if self.max_len < 1:
             raise ContractError(needed="max_len of at least 1", came=f"max_len={self.max_len}")
-        families = "causal" if self.read == "title" else ("causal", "encoder")
-        require(self.backbone, for_=f"Prompted(read={self.read!r})", family=families)
         parse(self.template)
+        family, able = family_named(self.backbone.name), ("causal",) if self.read == "title" else ("causal", "encoder")
+        if family is None:
+            require(self.backbone, for_=f"Prompted(read={self.read!r})", family=able)
+        elif family not in able:
+            raise ContractError(
+                needed=f"a backbone of family {' or '.join(able)} for Prompted(read={self.read!r})",
+                came=f"{self.backbone.name}, of family {family}",
+                remedy=f"choose one of {', '.join(names_of(able))}, or a folder",
+            )
 
     @property
     def pretrained(self) -> bool:
@@ -94,6 +103,19 @@ class Prompted(Model):
 
     def allows(self, visible: Visibility) -> bool:
         return isinstance(visible, Causal)
+
+    @property
+    def origin(self) -> str:
+        return "" if self.fresh else self.backbone.info().fingerprint
+
+    def given(self, name: str) -> bool:
+        own = () if self.adapter is None else self.adapter.patterns
+        return self.pretrained and name.startswith("backbone.") and not any(fnmatch.fnmatchcase(name, each) for each in own)
+
+    def group(self, name: str) -> str:
+        if name.startswith("prompt"):
+            return "prompt"
+        return "head" if name.startswith("item") else "model"
 
     def build(self, vocab: Vocab) -> PromptedNetwork:
         return PromptedNetwork(self, vocab)

@@ -11,12 +11,14 @@ from lmrs.systems.ease import ease
 from lmrs.systems.esasrec import esasrec
 from lmrs.systems.gru4rec import gru4rec
 from lmrs.systems.item_knn import item_knn
+from lmrs.systems.language import language
 from lmrs.systems.markov import markov
 from lmrs.systems.popularity import popularity
 from lmrs.systems.recent_popularity import recent_popularity
 from lmrs.systems.s3rec import s3rec
 from lmrs.systems.sasrec import sasrec
 from lmrs.systems.transformers4rec import transformers4rec
+from lmrs.systems.zero_shot import zero_shot
 
 CATALOGUE: dict[str, Callable[..., System]] = {
     # language-modelling systems, by year
@@ -27,6 +29,9 @@ CATALOGUE: dict[str, Callable[..., System]] = {
     "s3rec": s3rec,
     "transformers4rec": transformers4rec,
     "esasrec": esasrec,
+    # language models, asked in words
+    "zero-shot": zero_shot,
+    "language": language,
     # controls: what a learned system has to beat
     "popularity": popularity,
     "recent-popularity": recent_popularity,
@@ -36,6 +41,6 @@ CATALOGUE: dict[str, Callable[..., System]] = {
 }
 
 __all__ = [
-    "CATALOGUE", "bert4rec", "caser", "ease", "esasrec", "gru4rec", "item_knn", "markov", "popularity", "recent_popularity",
-    "s3rec", "sasrec", "transformers4rec",
+    "CATALOGUE", "bert4rec", "caser", "ease", "esasrec", "gru4rec", "item_knn", "language", "markov", "popularity",
+    "recent_popularity", "s3rec", "sasrec", "transformers4rec", "zero_shot",
 ]  # fmt: skip

@@ -27,6 +27,7 @@ from lmrs.system import Stage, System
 from lmrs.tasks.ranking import scores
 from lmrs.testing import tiny
 from lmrs.testing.values import check_repr
+from lmrs.tuning import Nothing
 from lmrs.views import Rows
 
 EPOCHS = 2
@@ -92,15 +93,15 @@ class SystemTests:
             assert describe.system_from_json(json.loads(json.dumps(describe.to_json(system)))) == system
 
     def test_its_cell_of_the_taxonomy_is_as_stated(self) -> None:
-        assert taxonomy.cell(self.part()) == self.cell
+        assert taxonomy.cell(self.system()) == self.cell
 
     def test_two_epochs_of_training(self) -> None:
         fitted = self.fitted()
-        stages = [stage for stage in fitted.system.stages if isinstance(stage, Stage)]
+        stages = [s for s in fitted.system.stages if isinstance(s, Stage) and not isinstance(s.tuning, Nothing)]
         assert len(fitted.log) == EPOCHS * len(stages)
         for line in fitted.log:
             assert all(math.isfinite(value) for value in line["loss"].values()), line
-        if isinstance(fitted.system.model, Model):
+        if isinstance(fitted.system.model, Model) and stages:
             assert fitted.steps > 0
             assert fitted.targets > 0
             assert fitted.log[-1].get("valid"), "the last stage was not validated: its objective cannot ask"
@@ -168,7 +169,10 @@ class SystemTests:
             after = Recommender.load(before.save(Path(folder) / "model"))
         assert after.system == before.system
         histories = _texts(tiny.split())
-        assert after.recommend_batch(histories, k=5) == before.recommend_batch(histories, k=5)
+        for one, two in zip(after.recommend_batch(histories, k=5), before.recommend_batch(histories, k=5), strict=True):
+            # Products round by where their operands lie in memory, so the last bits of scores may differ between two copies.
+            assert np.allclose(one.scores, two.scores, rtol=1e-5, atol=1e-6)
+            assert replace(one, scores=()) == replace(two, scores=())
 
     def test_recommendations_in_a_batch_are_those_alone(self) -> None:
         recommender = Recommender.of(self.fitted())
