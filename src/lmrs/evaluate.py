@@ -19,14 +19,16 @@ from lmrs.files import storage, write_atomic
 from lmrs.fit import Fitted
 from lmrs.judge import Judged, judge, judge_among
 from lmrs.measures import MAE, RMSE, Lists, Measure, Sampled, Sampling, parse
+from lmrs.models import Model
 from lmrs.negatives import ByPopularity, Uniform
 from lmrs.progress import Reporter
 from lmrs.recommender import Recommender
 from lmrs.split import Queries, Split
 from lmrs.statistics import bootstrap_mean
-from lmrs.system import Stage
+from lmrs.system import Stage, System
 
 MEASURES = ("HR@10", "NDCG@10", "MRR@10", "Recall@20", "AUC", "Coverage@10", "Novelty@10", "PopularityBias@10")
+AMONG = ("HR@10/99neg", "NDCG@10/99neg")  # for models that score item by item: the whole catalogue takes too long
 FOLDER, REPORT, QUERIES = "evaluation", "report.json", "queries.parquet"
 
 
@@ -79,7 +81,7 @@ def evaluate(
     recommender: Recommender | Fitted,
     asked: Split | Queries,
     *,
-    measures: Sequence[str | Measure] = MEASURES,
+    measures: Sequence[str | Measure] | None = None,
     part: str = "test",
     seed: int = 0,
     cost: Cost | None = None,
@@ -89,7 +91,7 @@ def evaluate(
 
     asked: a Split, or Queries of one's own. Items are matched by id; unknown ones in a history are ignored, unknown ones to be
     found are misses, and both are counted in `facts`. measures: names or values; "NDCG@10/99neg" ranks among drawn negatives
-    and says so.
+    and says so. None: MEASURES, or AMONG for a model that scores item by item.
     part: "test" or "valid". seed: of ties, drawn negatives and resamples. cost: what the fit took (of a Fitted: known).
 
     Raises UserError for unknown measures and parts, DataError if no queries or hardly any known items are there.
@@ -97,7 +99,7 @@ def evaluate(
     if isinstance(recommender, Fitted):
         cost = cost or cost_of(recommender)
         recommender = Recommender.of(recommender)
-    chosen = chosen_measures(measures)
+    chosen = chosen_measures(default_measures(recommender.system) if measures is None else measures)
     queries = _part(asked, part) if isinstance(asked, Split) else asked
     matched, unknown, facts = match(queries, recommender)
     samplings = tuple(dict.fromkeys(each.sampling for each in chosen if isinstance(each, Sampled)))
@@ -130,6 +132,11 @@ def evaluate(
         table=_table(queries, per_user),
         facts={**facts, **known},
     )
+
+
+def default_measures(system: System) -> tuple[str, ...]:
+    """What is measured if nobody says what."""
+    return AMONG if isinstance(system.model, Model) and system.model.by_item else MEASURES
 
 
 def chosen_measures(measures: Sequence[str | Measure]) -> list[Measure]:

@@ -17,11 +17,12 @@ from lmrs.cards import Cost, Spent, peak_memory_bytes
 from lmrs.dataset import Dataset
 from lmrs.distributed import Group
 from lmrs.errors import CheckpointError, DataError, UserError, did_you_mean
-from lmrs.evaluate import MEASURES, Evaluation, chosen_measures, cost_of, evaluate, measured
+from lmrs.evaluate import Evaluation, chosen_measures, cost_of, default_measures, evaluate, measured
 from lmrs.files import write_atomic
 from lmrs.fit import Execution, Fitted, fit
 from lmrs.hardware import probes
 from lmrs.lock import RunLock
+from lmrs.models import Model
 from lmrs.progress import Reporter
 from lmrs.recommender import Recommender
 from lmrs.split import Split
@@ -29,6 +30,7 @@ from lmrs.system import System
 
 RUN, COSTS, MODEL = "run.json", "costs.json", "model"
 SPLITS = ("leave-one-out", "time", "user")
+FEW = 200  # so many queries a language model answers in minutes
 
 
 @dataclass(frozen=True)
@@ -103,12 +105,17 @@ class Record:
     @property
     def name(self) -> str:
         """The system's short name."""
-        return self.system.rpartition(":")[2] if ":" in self.system else self.system
+        return short_name(self.system)
 
     def make(self) -> System:
         """The System. Raises UserError if the catalogue or the file no longer has it."""
         function = settings.find(self.system)
         return settings.make(function, settings.from_record(function, self.settings))
+
+
+def short_name(system: str) -> str:
+    """A catalogue name as it is; of "file.py:function" the function."""
+    return system.rpartition(":")[2] if ":" in system else system
 
 
 IDENTITY = ("system", "settings", "data", "data_hash", "seed")
@@ -142,7 +149,7 @@ def train(
     seed: int = 0,
     resume: bool = False,
     execution: Execution = Execution(),  # noqa: B008 - a frozen value
-    measures: Sequence[str] = MEASURES,
+    measures: Sequence[str] | None = None,
     loaded: tuple[Dataset, Split] | None = None,
     reporter: Reporter | None = None,
 ) -> Evaluation:
@@ -154,10 +161,13 @@ def train(
     """
     reporter = reporter or Reporter(quiet=True)
     device = str(execution.resolved())  # what can be known to be wrong is told before anything is loaded
-    chosen_measures(measures)
     function = settings.find(system)
     made = settings.make(function, given)
+    measures = default_measures(made) if measures is None else measures
+    chosen_measures(measures)
     dataset, divided = loaded or _loaded(data, reporter)
+    if isinstance(made.model, Model) and made.model.by_item and not data.queries and dataset.n_users > FEW:
+        reporter.say(f"{short_name(system)} scores item by item: --queries {FEW} asks {FEW} users, not all {dataset.n_users:,}")
     record = Record(
         system=settings.canonical(system),
         settings=settings.complete(function, given),
@@ -190,7 +200,7 @@ def train(
 def again(
     folder: Path,
     *,
-    measures: Sequence[str] = MEASURES,
+    measures: Sequence[str] | None = None,
     data: Data | None = None,
     part: str = "test",
     seed: int | None = None,
@@ -213,6 +223,7 @@ def again(
             remedy=f"name it: lmrs evaluate {folder} --data {record.data.source}",
         )
     seed = record.seed if seed is None else seed
+    measures = default_measures(recommender.system) if measures is None else measures
     if data is None and part == "test":
         measures = list(dict.fromkeys([*measured(folder), *measures]))
     return evaluate(recommender, divided, measures=measures, part=part, seed=seed, cost=read_cost(folder), reporter=reporter)

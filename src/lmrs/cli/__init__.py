@@ -14,6 +14,7 @@ from lmrs.cli.demo import demo
 from lmrs.cli.evaluate import evaluate
 from lmrs.cli.fit import fit
 from lmrs.cli.models import models
+from lmrs.cli.prompt import prompt
 from lmrs.cli.recommend import recommend
 from lmrs.cli.systems import systems
 from lmrs.errors import LmrsError, did_you_mean
@@ -40,7 +41,7 @@ def lmrs(debug: bool) -> None:
     """Language-modelling recommenders: fit, evaluate, compare, recommend."""
 
 
-for _command in (demo, data, models, systems, fit, evaluate, compare, recommend):
+for _command in (demo, data, models, systems, fit, evaluate, compare, recommend, prompt):
     lmrs.add_command(_command)
 
 

@@ -27,6 +27,27 @@ measure = click.option(
 )
 
 
+def history(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--history, --item and --user: whose history."""
+    for option in (
+        click.option("--user", metavar="USER", help="Take the history of this user from the run's data."),
+        click.option(
+            "--item",
+            "items",
+            multiple=True,
+            metavar="ID",
+            help="One more item of the history (for ids with commas); may be repeated.",
+        ),
+        click.option(
+            "--history",
+            metavar="ID,ID,...",
+            help="Item ids or titles, oldest first, joined by commas, or by semicolons if there is one.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 def data_options(required: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """--data and how to read and divide it."""
     each = (

@@ -308,10 +308,10 @@ class PromptedNetwork(Network):
         prior: dict[int, float] = {}
         if self.model.score == "pmi":
             known = np.unique(items[items >= 0])
-            nothing = self._contexts(self._compiled(np.zeros(0, np.int64), np.zeros(2, np.int64), self._longest()))
+            nothing = self._contexts(self._compiled(np.zeros(0, np.int64), np.zeros(2, np.int64), self.longest_answer))
             prior = dict(zip(known.tolist(), self._judged(nothing, known).tolist(), strict=True))
         for begin in range(0, len(items), 8):
-            contexts = self._contexts(self.prompts(batch, at[begin : begin + 8], room=self._longest()))
+            contexts = self._contexts(self.prompts(batch, at[begin : begin + 8], room=self.longest_answer))
             for row in range(begin, min(begin + 8, len(items))):
                 real = items[row] >= 0
                 found = self._judged(contexts.select(torch.tensor([row - begin])), items[row][real])
@@ -320,7 +320,9 @@ class PromptedNetwork(Network):
                 out[row, torch.from_numpy(real)] = torch.from_numpy(found).float()
         return out.to(candidates.device)
 
-    def _longest(self) -> int:
+    @property
+    def longest_answer(self) -> int:
+        """Tokens of the longest title: so many are kept free behind a prompt."""
         return int(np.diff(self._answers()[0]).max())
 
     def _contexts(self, compiled: Compiled) -> Context:

@@ -1,0 +1,89 @@
+"""Whose history: ids, titles, or a user of the run's data, as the command line takes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lmrs.errors import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lmrs.recommender import Recommender
+
+
+def check_asked(history: str | None, items: tuple[str, ...], user: str | None) -> None:
+    """Raises UserError unless a history or a user is given, and not both."""
+    if (history is not None or items) and user is not None:
+        raise UserError(needed="--history (with --item) or --user", came="both", remedy="leave one out")
+    if history is None and not items and user is None:
+        raise UserError(
+            needed="a history", came="none", remedy='add --history ID,ID,... or --user USER (--history "" asks for a newcomer)'
+        )
+
+
+def load(folder: Path) -> Recommender:
+    """The recommender of a run folder, or in the folder itself."""
+    from lmrs.recommender import MANIFEST, Recommender
+
+    return Recommender.load(folder if (folder / MANIFEST).is_file() else folder / "model")
+
+
+def whose(
+    recommender: Recommender, folder: Path, history: str | None, items: tuple[str, ...], user: str | None
+) -> tuple[list[str], list[Any] | None, list[str]]:
+    """(item ids, their times or None, notes on how they were read)."""
+    if user is not None:
+        return *events_of(folder, user), []
+    between = ";" if history is not None and ";" in history else ","  # titles have commas in them
+    given = [text.strip() for text in (history or "").split(between) if text.strip()] + list(items)
+    asked, notes = by_title(recommender, given)
+    return asked, None, notes
+
+
+def by_title(recommender: Recommender, given: list[str]) -> tuple[list[str], list[str]]:
+    """(ids, notes): texts that are no id but the title of one item become its id, and a note says so.
+
+    Case, signs, the place of an article and a year left out do not matter; nothing is guessed by likeness.
+    """
+    known = recommender.vocab.item_numbers(given) >= 0
+    if known.all():
+        return given, []
+    import numpy as np
+
+    from lmrs.decoding import Titles
+
+    titles = Titles(recommender.titles(np.arange(recommender.vocab.n_items)), threshold=None)
+    out, notes = [], []
+    for text, there in zip(given, known, strict=True):
+        match = None if there else titles.find(text)
+        if match is not None and match.item is not None:
+            key, title = recommender.vocab.item_ids(np.array([match.item]))[0], titles.names[match.item]
+            notes.append(f"{text!r} is read as the title of item {key}{'' if title == text else f', {title!r}'}")
+            out.append(key)
+            continue
+        if match is not None and match.items:
+            some = ", ".join(recommender.vocab.item_ids(np.array(match.items[:5])))
+            notes.append(f"{len(match.items)} items have the title {text!r}: give the id ({some})")
+        out.append(text)
+    return out, notes
+
+
+def events_of(folder: Path, user: str) -> tuple[list[str], list[Any] | None]:
+    """(item ids, times or None) of a user of the run's data, oldest first."""
+    from lmrs.errors import did_you_mean
+    from lmrs.run import read_record
+
+    dataset = read_record(folder).data.load()
+    number = int(dataset.vocab.user_numbers([user])[0])
+    if number < 0:
+        ids = dataset.vocab.users.to_pylist()
+        raise UserError(
+            needed=f"a user of {dataset.name}",
+            came=repr(user),
+            remedy=did_you_mean(user, ids) if len(ids) <= 2000 else f"such as {ids[0]!r}",
+        )
+    ids = dataset.vocab.item_ids(dataset.history(number))
+    if dataset.time is None:
+        return ids, None
+    return ids, list(dataset.time[dataset.offsets[number] : dataset.offsets[number + 1]].astype("datetime64[us]"))
