@@ -54,8 +54,8 @@ def split(data: Dataset | None = None) -> Split:
 
 
 def vocab(train: Train) -> Vocab:
-    """The vocabulary as `fit` hands it to a model: with training counts."""
-    return replace(train.dataset.vocab, counts=train.counts())
+    """The vocabulary as `fit` hands it to a model: with training counts and the item table."""
+    return replace(train.dataset.vocab, counts=train.counts(), catalogue=train.dataset.items)
 
 
 def batch(

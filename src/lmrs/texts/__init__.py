@@ -1,0 +1,23 @@
+"""Item texts to vectors: which text, which encoder, and when it is run (jointly, from a bounded cache, or once for all)."""
+
+from lmrs.texts.encoder import Encoder, TextEncoder, Tokenised
+from lmrs.texts.frozen import Frozen, encoded
+from lmrs.texts.item_text import Coverage, ItemText, ItemTexts
+from lmrs.texts.policies import Cached, ItemVectors, Joint
+
+Policy = Joint | Cached | Frozen
+
+__all__ = [
+    "Cached",
+    "Coverage",
+    "Encoder",
+    "Frozen",
+    "ItemText",
+    "ItemTexts",
+    "ItemVectors",
+    "Joint",
+    "Policy",
+    "TextEncoder",
+    "Tokenised",
+    "encoded",
+]
