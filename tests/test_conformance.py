@@ -22,6 +22,7 @@ from lmrs.testing import (
     ViewTests,
     tiny,
 )
+from lmrs.texts import ItemText, TextEncoder
 
 V = tiny.dataset().n_items
 SMALL = {"dim": 8, "layers": 2, "heads": 2, "max_len": 9}
@@ -63,6 +64,18 @@ class TestPromptedEncoder(ModelTests):
 
 class TestPromptedWithLora(ModelTests):
     part = models.Prompted(Backbone("tiny-causal"), read="state", max_len=9, adapter=Lora(rank=2))
+
+
+READER = TextEncoder(Backbone("tiny-encoder"))
+
+
+class TestTextItems(ModelTests):
+    part = models.TextItems(READER, adaptor=models.Adaptor(experts=3), **SMALL)
+    unused = ("adaptor.noise.weight",)  # the gate's noise needs a generator
+
+
+class TestTextItemsWithIds(ModelTests):
+    part = models.TextItems(READER, ItemText(("title",)), models.Adaptor(experts=1), ids=True, **SMALL)
 
 
 class TestRecurrent(ModelTests):
@@ -160,6 +173,16 @@ class TestPermuted(ObjectiveTests):
     part = objectives.Permuted(share=0.5, span=2)
     model = models.Transformer(dim=8, layers=2, heads=2, max_len=16)
     zero_cost = {"permuted": math.log(V)}
+
+
+class TestContrastive(ObjectiveTests):
+    part = objectives.Contrastive(words=0.3)
+    zero_cost = {"item": math.log(10), "sequence": math.log(10)}  # ten rows in the batch
+
+
+class TestContrastiveOfTexts(ObjectiveTests):
+    part = objectives.Contrastive(words=0.3, duplicates="exclude", weight=0.5)
+    model = models.TextItems(READER, adaptor=models.Adaptor(experts=2), **SMALL)
 
 
 class TestReplaced(ObjectiveTests):
@@ -359,6 +382,18 @@ class TestS3RecSystem(SystemTests):
     part = staticmethod(systems.s3rec)
     options = SMALL
     cell = taxonomy.WHOLE
+
+
+class TestUniSRecSystem(SystemTests):
+    part = staticmethod(systems.unisrec)
+    options = {**SMALL, "backbone": "tiny-encoder", "experts": 3}
+    cell = taxonomy.PART
+
+
+class TestUniSRecWithIdsSystem(SystemTests):
+    part = staticmethod(systems.unisrec)
+    options = {**SMALL, "backbone": "tiny-encoder", "experts": 2, "ids": True}
+    cell = taxonomy.PART
 
 
 TALK = {"backbone": "tiny-causal", "max_len": 4}

@@ -22,6 +22,7 @@ CELLS = {
     "bert4rec": taxonomy.PRETRAIN,
     "transformers4rec": taxonomy.PRETRAIN,
     "s3rec": taxonomy.WHOLE,
+    "unisrec": taxonomy.PART,
     "zero-shot": taxonomy.TUNING_FREE,
     "language": taxonomy.TUNING_FREE,
     "popularity": taxonomy.CONTROL,
@@ -66,7 +67,7 @@ def test_the_survey_agrees_but_for_the_listed_contradictions() -> None:
 
 def test_systems_that_the_survey_names_say_so() -> None:
     named = {name for name, make in systems.CATALOGUE.items() if make().paper.survey}
-    assert named == {"bert4rec", "s3rec", "transformers4rec", "zero-shot"}
+    assert named == {"bert4rec", "s3rec", "transformers4rec", "unisrec", "zero-shot"}
 
 
 def test_without_its_pre_training_s3rec_is_trained_in_one_stage() -> None:

@@ -19,6 +19,7 @@ READS = {
     "features": "item attributes (optional)",
     "times": "times (optional)",
     "days": "times (optional)",
+    "texts": "item texts",
     "users": "user ids (optional)",
 }
 

@@ -1,5 +1,6 @@
 """Descriptions of models and, below each, its module."""
 
+from lmrs.models.adaptor import Adaptor
 from lmrs.models.blocks import Gated, PostNorm, PreNorm, QueryNorm
 from lmrs.models.caser import Caser
 from lmrs.models.ease import EASE
@@ -10,9 +11,11 @@ from lmrs.models.network import Control, ControlScorer, Model, Network, Scorer
 from lmrs.models.popularity import Popularity, RecentPopularity
 from lmrs.models.prompted import Prompted
 from lmrs.models.recurrent import Recurrent
+from lmrs.models.text_items import TextItems
 from lmrs.models.transformer import Transformer
 
 __all__ = [
+    "Adaptor",
     "Caser",
     "Control",
     "ControlScorer",
@@ -31,5 +34,6 @@ __all__ = [
     "RecentPopularity",
     "Recurrent",
     "Scorer",
+    "TextItems",
     "Transformer",
 ]

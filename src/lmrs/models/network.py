@@ -140,6 +140,10 @@ class Network(Scorer):
         """[M, D] states to [M, E] vectors of the item space."""
         return states
 
+    def vectors(self, items: Tensor) -> Tensor:
+        """[M, E]: some rows of the output table (items int64[M]), where a network can make them without all the others."""
+        return self.output().table[items]
+
     def likelihood(
         self, batch: Batch, visible: Visibility, at: Tensor, target: Tensor, rng: torch.Generator | None = None
     ) -> Tensor:

@@ -77,11 +77,13 @@ class Transformer(Model):
 
 
 class TransformerNetwork(Network):
-    def __init__(self, model: Transformer, vocab: Vocab) -> None:
+    """items: the input table, None (`table=False`) where a subclass looks vectors up elsewhere and has an `output` of its own."""
+
+    def __init__(self, model: Transformer, vocab: Vocab, *, table: bool = True) -> None:
         super().__init__()
         self.model, self.n_items, self.dim = model, vocab.n_items, model.dim
         width = model.item_dim or model.dim
-        self.items = nn.Embedding(vocab.n_symbols, width)
+        self.items = nn.Embedding(vocab.n_symbols, width) if table else None
         self.positions = nn.Embedding(model.max_len, model.dim) if model.positions else None
         self.features = model.features.build(vocab, width) if model.features else None
         self.widen = nn.Linear(width, model.dim) if model.item_dim else None
@@ -100,7 +102,7 @@ class TransformerNetwork(Network):
 
     def embed(self, batch: Batch, rng: torch.Generator | None = None) -> Tensor:
         """[N, D] input vectors."""
-        x = self.items(batch.channels["item"])
+        x = self.look_up(batch, rng)
         if self.model.scale:
             x = x * math.sqrt(x.shape[1])
         if self.features is not None:
@@ -112,6 +114,11 @@ class TransformerNetwork(Network):
         if self.embed_norm is not None:
             x = self.embed_norm(x)
         return dropout(x, self.model.dropout, rng)
+
+    def look_up(self, batch: Batch, rng: torch.Generator | None) -> Tensor:
+        """[N, E]: the item of each position as a vector."""
+        assert self.items is not None
+        return self.items(batch.channels["item"])
 
     def place(self, batch: Batch) -> Tensor:
         """int64[N]: the row of the position table for each position."""
@@ -135,6 +142,7 @@ class TransformerNetwork(Network):
         return states if self.narrow is None else self.narrow(states)
 
     def output(self) -> Output:
+        assert self.items is not None
         table = self.items.weight[: self.n_items] if self.table is None else self.table.weight
         return Output(table, self.item_bias)
 

@@ -2,6 +2,7 @@
 
 from lmrs.objectives.cloze import Cloze
 from lmrs.objectives.continuation import Continuation
+from lmrs.objectives.contrastive import Contrastive
 from lmrs.objectives.mutual import Mutual
 from lmrs.objectives.next_item import NextItem
 from lmrs.objectives.next_items import NextItems
@@ -10,4 +11,15 @@ from lmrs.objectives.permuted import Permuted
 from lmrs.objectives.replaced import Replaced
 from lmrs.objectives.total import Total
 
-__all__ = ["Cloze", "Continuation", "Mutual", "NextItem", "NextItems", "Objective", "Permuted", "Replaced", "Total"]
+__all__ = [
+    "Cloze",
+    "Continuation",
+    "Contrastive",
+    "Mutual",
+    "NextItem",
+    "NextItems",
+    "Objective",
+    "Permuted",
+    "Replaced",
+    "Total",
+]

@@ -18,6 +18,7 @@ from lmrs.systems.recent_popularity import recent_popularity
 from lmrs.systems.s3rec import s3rec
 from lmrs.systems.sasrec import sasrec
 from lmrs.systems.transformers4rec import transformers4rec
+from lmrs.systems.unisrec import unisrec
 from lmrs.systems.zero_shot import zero_shot
 
 CATALOGUE: dict[str, Callable[..., System]] = {
@@ -29,6 +30,8 @@ CATALOGUE: dict[str, Callable[..., System]] = {
     "s3rec": s3rec,
     "transformers4rec": transformers4rec,
     "esasrec": esasrec,
+    # item texts, read by a frozen language model
+    "unisrec": unisrec,
     # language models, asked in words
     "zero-shot": zero_shot,
     "language": language,
@@ -42,5 +45,5 @@ CATALOGUE: dict[str, Callable[..., System]] = {
 
 __all__ = [
     "CATALOGUE", "bert4rec", "caser", "ease", "esasrec", "gru4rec", "item_knn", "language", "markov", "popularity",
-    "recent_popularity", "s3rec", "sasrec", "transformers4rec", "zero_shot",
+    "recent_popularity", "s3rec", "sasrec", "transformers4rec", "unisrec", "zero_shot",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from lmrs.texts.encoder import Encoder, TextEncoder, Tokenised
 from lmrs.texts.frozen import Frozen, encoded
-from lmrs.texts.item_text import Coverage, ItemText, ItemTexts
+from lmrs.texts.item_text import Coverage, ItemText, ItemTexts, without_words
 from lmrs.texts.policies import Cached, ItemVectors, Joint
 
 Policy = Joint | Cached | Frozen
@@ -20,4 +20,5 @@ __all__ = [
     "TextEncoder",
     "Tokenised",
     "encoded",
+    "without_words",
 ]

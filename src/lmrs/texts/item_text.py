@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from lmrs.errors import ContractError, DataError
@@ -68,6 +71,19 @@ class ItemText:
             )
         counts = tuple((name, sum(bool(text) for text in column)) for name, column in zip(names, found, strict=True))
         return ItemTexts(texts, Coverage(vocab.n_items, without, len(set(texts)), counts))
+
+
+def without_words(texts: Sequence[str], share: float) -> list[str]:
+    """Texts that lack each of their words with probability `share`; the same words of a text every time, never all of them."""
+    found = []
+    for text in texts:
+        words = text.split()
+        rng = np.random.default_rng(list(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()))
+        kept = rng.random(len(words)) >= share
+        if words and not kept.any():
+            kept[rng.integers(len(words))] = True
+        found.append(" ".join(word for word, stays in zip(words, kept, strict=True) if stays))
+    return found
 
 
 def _readable(vocab: Vocab) -> tuple[str, ...]:
