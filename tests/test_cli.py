@@ -296,3 +296,11 @@ def test_prompt_show_tells_what_the_model_reads(capsys: pytest.CaptureFixture[st
     told = call(capsys, "fit", "zero-shot", "--data", str(shop), "--out", "x", "--set", "backbone=minilm", "--quiet", code=1)
     assert "needed a backbone of family causal" in told
     assert "smollm2" in told
+
+
+def test_the_protocol_line_says_if_only_drawn_items_were_ranked(capsys: pytest.CaptureFixture[str], shop: Path) -> None:
+    arguments = ["fit", "markov", "--data", shop, *columns(), "--quiet"]
+    drawn = " ".join(call(capsys, *arguments, "--out", "a", "--measure", "NDCG@10/3neg").split())
+    assert "only drawn items (/3neg) ranked" in drawn
+    both = " ".join(call(capsys, *arguments, "--out", "b", "--measure", "NDCG@10/3neg", "--measure", "NDCG@10").split())
+    assert "all 13 items ranked" in both

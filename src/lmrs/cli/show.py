@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from lmrs.cards import Cost, Protocol
@@ -28,7 +29,7 @@ def evaluation(found: Evaluation) -> None:
         bounds = found.intervals.get(name)
         table.add_row(name, f"{value:.4f}", "" if bounds is None else f"{bounds[0]:.4f} .. {bounds[1]:.4f}")
     out = console()
-    out.print(f"{found.protocol.system} on {protocol(found.protocol)}", highlight=False, markup=False)
+    out.print(f"{found.protocol.system} on {protocol(found.protocol, found.measures)}", highlight=False, markup=False)
     out.print(table)
     for line in (f"cost: {cost(found.cost)}", *facts(found)):
         out.print(line, highlight=False, markup=False)
@@ -41,9 +42,12 @@ def console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=120)
 
 
-def protocol(card: Protocol) -> str:
-    """One line: on what, asked how."""
+def protocol(card: Protocol, measures: Iterable[str] = ()) -> str:
+    """One line: on what, asked how. measures: names of what was measured, which say if only drawn items were ranked."""
+    drawn = {name.partition("/")[2] for name in measures}
     among = f"all {card.items:,} items" if card.candidates == "all" else card.candidates
+    if drawn and "" not in drawn:
+        among = "only drawn items (" + ", ".join(f"/{each}" for each in sorted(drawn)) + ")"
     filtered = "" if card.filter == "none" else f", {card.filter}"
     return (
         f"{card.data}{filtered}, {card.split}, {card.part} part, {card.queries:,} queries, {among} ranked, "
