@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-ALL = ("training", "loss", "measures", "prepare", "checkpoint", "candidates", "beam")
+ALL = ("training", "loss", "measures", "prepare", "checkpoint", "candidates", "beam", "encoding")
 
 
 def main() -> int:
