@@ -17,6 +17,7 @@ from lmrs.errors import ContractError, DataError
 from lmrs.language import Backbone
 from lmrs.testing.values import check_repr
 from lmrs.texts import Cached, Encoder, Frozen, ItemText, Joint, TextEncoder, encoded
+from lmrs.texts.encoder import _bucketed
 from lmrs.vocab import Attributes, Vocab
 
 TEXTS = ["a good movie", "", "the film that will not end and not begin", "a good movie", "Ünïcode [SEP] [CLS]", "x", "no"]
@@ -109,6 +110,17 @@ def test_vectors_are_those_of_one_text_at_a_time(name: str, pooling: str, monkey
         assert torch.allclose(some, wanted[[4, 0]], rtol=0, atol=1e-5)
         assert module.backbone.training is False
     assert module(read, torch.zeros(0, dtype=torch.int64)).shape == (0, module.dim)
+
+
+@given(sizes=st.lists(st.integers(1, 600), min_size=1, max_size=80))
+def test_batches_hold_every_text_once_with_little_padding(sizes: list[int]) -> None:
+    size = np.array(sizes)
+    batches = list(_bucketed(size))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(sizes)))
+    for batch in batches:
+        longest, shortest = int(size[batch].max()), int(size[batch].min())
+        assert len(batch) * longest <= max(2048, longest)
+        assert shortest >= longest - 2 or shortest >= longest * 7 // 8
 
 
 def test_what_a_backbone_cannot_do_is_refused() -> None:

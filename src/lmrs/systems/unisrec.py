@@ -41,15 +41,16 @@ def unisrec(
     """Items are their texts, read by a frozen language model; an adaptor and a transformer are pre-trained by contrast, then the
     adaptor alone is tuned (section 2). Items never seen in training are recommended like others.
 
-    backbone, precision, pooling, max_tokens: what reads the texts ("bf16" takes half the time on some processors; "mean" or "cls").
+    backbone, precision, pooling, max_tokens: what reads the texts ("bf16" takes half the time on some processors; "mean", "cls").
     texts: item columns and attributes; () for all that are text. ids: add id embeddings in the second stage (transductive;
-    False: inductive). experts: of the adaptor; 1 is one whitening. weight: of the sequence-sequence part, 0 leaves it out. duplicates: "zero_logit" (released code) or "exclude".
+    False: inductive). experts: of the adaptor; 1 is one whitening. weight: of the sequence-sequence part, 0 leaves it out.
+    duplicates: "zero_logit" (released code) or "exclude".
     pretrain: False leaves the first stage out; the second then trains everything.
 
     Departures: pre-trained on the given data (paper: five other domains); the default backbone is a small sentence encoder with
     mean pooling (paper: BERT-base, "cls"); feed-forward width is dim (paper: 256 at dim 300); attention weights are not dropped
-    out; the gate's noise and the adaptor's dropout act on histories, not on the scored items; pre-training takes the best epoch by
-    validation (paper: the last of 300).
+    out; the gate's noise and the adaptor's dropout act on histories, not on the scored items; pre-training takes the best
+    epoch by validation (paper: the last of 300).
     """
     sequence = views.ItemSequence(max_len=max_len)
     first = Stage(
