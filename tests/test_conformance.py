@@ -135,6 +135,11 @@ class TestContinuationAtOnePlace(ObjectiveTests):
     zero_cost = {"title": math.log(V)}
 
 
+class TestVerdict(ObjectiveTests):
+    part = objectives.Verdict(negatives.Uniform(k=3), places="all")
+    zero_cost = {"verdict": math.log(2)}
+
+
 class TestNextItemAtTheLastPlace(ObjectiveTests):
     part = objectives.NextItem(places="last")
     zero_cost = {"next": math.log(V)}
@@ -403,6 +408,12 @@ class TestZeroShotSystem(SystemTests):
     part = staticmethod(systems.zero_shot)
     options = TALK
     cell = taxonomy.TUNING_FREE
+
+
+class TestTALLRecSystem(SystemTests):
+    part = staticmethod(systems.tallrec)
+    options = {**TALK, "rank": 2, "measure": "NDCG@10/3neg"}
+    cell = taxonomy.FIXED_PROMPT
 
 
 class TestLanguageWithAHead(SystemTests):

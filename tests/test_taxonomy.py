@@ -24,6 +24,7 @@ CELLS = {
     "s3rec": taxonomy.WHOLE,
     "unisrec": taxonomy.PART,
     "zero-shot": taxonomy.TUNING_FREE,
+    "tallrec": taxonomy.FIXED_PROMPT,
     "language": taxonomy.TUNING_FREE,
     "popularity": taxonomy.CONTROL,
     "recent-popularity": taxonomy.CONTROL,

@@ -21,6 +21,7 @@ from typing import Any, get_args
 from lmrs import indexing, losses, models, negatives, objectives, schedule, system, tasks, texts, tuning, views, visibility
 from lmrs.errors import CheckpointError, ContractError, UserError, did_you_mean
 from lmrs.language import Backbone, adapters
+from lmrs.prompts import verbalisers
 from lmrs.system import System
 
 PARTS = {
@@ -35,6 +36,7 @@ PARTS = {
     "visibility": get_args(visibility.Visibility),
     "indexing": list(indexing.INDEXERS),
     "language": [Backbone, *get_args(adapters.Adapter)],
+    "prompts": [verbalisers.YesNo],
     "texts": [getattr(texts, name) for name in texts.__all__],
     "system": [system.Paper, system.Budget, system.Stage, system.Estimate, system.System],
 }

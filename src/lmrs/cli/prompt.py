@@ -32,6 +32,7 @@ def show(run: str, history: str | None, items: tuple[str, ...], user: str | None
 
     from lmrs.batch import from_rows
     from lmrs.models.prompted import PromptedNetwork
+    from lmrs.models.prompted_title import TitleNetwork
 
     check_asked(history, items, user)
     recommender = load(Path(run))
@@ -47,8 +48,12 @@ def show(run: str, history: str | None, items: tuple[str, ...], user: str | None
     if not len(known):
         raise ContractError(needed="a history with an item that the run knows", came="none", remedy="give ids or titles it knows")
     batch = from_rows({"item": torch.from_numpy(known)}, torch.tensor([len(known)]))
-    room = network.longest_answer if network.model.read == "title" else 0
-    compiled = network.prompts(batch, torch.tensor([len(known) - 1]), room=room)
+    room = network.longest_answer if isinstance(network, TitleNetwork) else 0
+    last, named = torch.tensor([len(known) - 1]), None
+    if network.model.read == "words":
+        named = known[-1:][None]  # any item shows where a candidate stands
+        notes.append("the candidate shown is the history's last item")
+    compiled = network.prompts(batch, last, room=room, candidates=named)
     unread = max(0, len(known) - network.model.max_len)
     if unread:
         notes.append(f"{unread} older items are not read (max_len {network.model.max_len})")

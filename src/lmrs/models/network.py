@@ -154,6 +154,15 @@ class Network(Scorer):
         scores = self.output().scores(self.read(self.forward(batch, visible, rng, at)))
         return scores.gather(1, target[:, None])[:, 0] - scores.logsumexp(1)
 
+    def verdicts(
+        self, batch: Batch, visible: Visibility, at: Tensor, items: Tensor, rng: torch.Generator | None = None
+    ) -> Tensor:
+        """[M, K]: log-odds that items[m, k] comes after the place at[m] (int64[M], rising; int64[M, K]), with gradients.
+
+        Here the items' scores; of a network that is asked yes or no, log p(yes) - log p(no).
+        """
+        return self.output().scores_of(self.read(self.forward(batch, visible, rng, at)), items)
+
     def score(self, batch: Batch, visible: Visibility) -> Tensor:
         asked = batch.channels["asked"].nonzero()[:, 0]
         return self.output().scores(self.read(self.forward(batch, visible, at=asked)))

@@ -1,7 +1,8 @@
 """A pre-trained language model as a recommender: a history becomes a prompt; items are scored by what the model makes of it.
 
-Two ways to read the answer, over one prompt and one backbone:
+Three ways to read the answer, over one prompt and one backbone, a file each:
 "title": log p(title of the item | prompt), item by item, which needs no training and works for items never seen;
+"words": log p(yes) - log p(no) after a prompt that names the item, or at its mask: item by item as well;
 "state": the model's state after the prompt times a table with a vector for each item, which must be trained.
 """
 
@@ -18,15 +19,14 @@ from torch import Tensor, nn
 
 from lmrs import prompts
 from lmrs.batch import Batch
-from lmrs.decoding import Context, causal, continuations, left_padded
+from lmrs.decoding import left_padded
 from lmrs.errors import ContractError
 from lmrs.language import Backbone, require
 from lmrs.language.adapters import Adapter, apply
 from lmrs.language.known import family_named, names_of
-from lmrs.language.running import dropping
 from lmrs.losses import Output
 from lmrs.models.network import Model, Network
-from lmrs.prompts import Column, Compiled, Soft, Template, declare, parse
+from lmrs.prompts import Column, Compiled, Soft, Template, YesNo, declare, parse
 from lmrs.prompts.places import InputVectors, SoftPrompts, build
 from lmrs.prompts.sources import Free
 from lmrs.prompts.start import from_vocabulary
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PLAIN = "{list history}"  # no words of the author's: the text of the items and nothing else
-READS = ("title", "state")
+READS = ("title", "words", "state")
 SCORES = ("sum", "mean", "pmi")
 
 
@@ -45,12 +45,13 @@ SCORES = ("sum", "mean", "pmi")
 class Prompted(Model):
     """A language model that reads a history as text.
 
-    backbone: which one; "title" needs a causal one, "state" a causal one or an encoder.
+    backbone: which one; "title" needs a causal one, the others a causal one or an encoder ("words": with a trained word head).
     template: in the notation of `prompts.parse`. Columns: `history` (titles, oldest first) and `history.NAME` for a column NAME
-    of the catalogue or an item attribute. Soft slots get free vectors, begun at words drawn from the vocabulary.
-    read: "title" or "state", as above. score: of "title": "sum" of the log-probabilities of the title's tokens, their "mean", or
-    "pmi", the sum less that after a prompt without history. ending: what closes a title, so that "Alien" is not half of
-    "Aliens". pooling: of "state": the "last" token or the "mean" (encoders).
+    of the catalogue or an item attribute; for "words" also `candidate` and `candidate.NAME`, and one [mask] for an encoder. Soft
+    slots get free vectors, begun at words drawn from the vocabulary.
+    read: as above. words: what "words" reads. score: of "title": "sum" of the log-probabilities of the title's tokens, their
+    "mean", or "pmi", the sum less that after a prompt without history.
+    ending: what closes a title, so that "Alien" is not half of "Aliens". pooling: of "state": the "last" token or the "mean".
     max_len: events of the history; what the backbone's context cannot hold is left out, oldest first.
     context: tokens of a prompt, or None for what the backbone takes. adapter: LoRA or a prefix in the backbone.
     fresh: random weights in place of the trained ones (the architecture alone).
@@ -60,6 +61,7 @@ class Prompted(Model):
     template: str = PLAIN
     read: str = "title"
     score: str = "sum"
+    words: YesNo = YesNo()  # noqa: RUF009 - a frozen value
     ending: str = "."
     pooling: str = "last"
     max_len: int = 10
@@ -73,7 +75,13 @@ class Prompted(Model):
                 raise ContractError(needed=f"{name} {' or '.join(map(repr, choices))}", came=repr(getattr(self, name)))
         if self.max_len < 1:
             raise ContractError(needed="max_len of at least 1", came=f"max_len={self.max_len}")
-        parse(self.template)
+        columns = parse(self.template).columns
+        if any(name.partition(".")[0] == "candidate" for name in columns) != (self.read == "words"):
+            raise ContractError(
+                needed="{candidate} in the template with read='words', and only there",
+                came=f"read={self.read!r} and {self.template!r}",
+                remedy="change one of them",
+            )
         family, able = family_named(self.backbone.name), ("causal",) if self.read == "title" else ("causal", "encoder")
         if family is None:
             require(self.backbone, for_=f"Prompted(read={self.read!r})", family=able)
@@ -99,7 +107,7 @@ class Prompted(Model):
 
     @property
     def by_item(self) -> bool:
-        return self.read == "title"
+        return self.read != "state"
 
     def allows(self, visible: Visibility) -> bool:
         return isinstance(visible, Causal)
@@ -118,19 +126,28 @@ class Prompted(Model):
         return "head" if name.startswith("item") else "model"
 
     def build(self, vocab: Vocab) -> PromptedNetwork:
-        return PromptedNetwork(self, vocab)
+        from lmrs.models import prompted_state, prompted_title, prompted_words
+
+        kinds: dict[str, type[PromptedNetwork]] = {
+            "title": prompted_title.TitleNetwork, "words": prompted_words.WordsNetwork, "state": prompted_state.StateNetwork,
+        }  # fmt: skip
+        return kinds[self.read](self, vocab)
 
 
 class PromptedNetwork(Network):
-    """backbone: the language model (with its adapter). prompt: learned vectors. items, item_bias: the table of "state"."""
+    """What the three ways share: the prompt, and a pass through the model.
+
+    backbone: the language model, with its adapter. prompt: learned vectors, or None.
+    """
 
     backbone: nn.Module
 
     def __init__(self, model: Prompted, vocab: Vocab) -> None:
         super().__init__()
-        rng = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        self.rng = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         info = model.backbone.info()
         self.model, self.n_items, self.dim = model, vocab.n_items, info.dim
+        self.encoder = info.family == "encoder"
         self.template: Template = parse(model.template)
         self.tokens = model.backbone.tokenizer()
         if declare(self.tokens, self.template).size != self.tokens.size:
@@ -138,36 +155,40 @@ class PromptedNetwork(Network):
                 needed="control tokens that the backbone has", came=model.template, remedy="write them as words or soft slots"
             )
         self.context = min(info.context, model.context or info.context)
-        language: Any = model.backbone.build()
-        if model.fresh:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
-                language = type(language)(language.config).eval()
-        if model.read == "state":
-            language = language.base_model  # without the head that scores words
+        language = self._language_model()
         self.takes = frozenset(inspect.signature(language.forward).parameters)
-        table = language.get_input_embeddings().weight
-        assert isinstance(table, Tensor)
-        slots = self.template.slots(Soft)
-        self.prompt: SoftPrompts | None = None
-        if slots:
-            sources = {name: Free(place.stop - place.start) for name, place in slots.items()}
-            self.prompt = build(self.template, Soft, sources, info.dim, rng)
-            for module, place in zip(self.prompt.sources.values(), slots.values(), strict=True):
-                module.start(from_vocabulary(self.tokens, table.float(), place.stop - place.start, rng))  # type: ignore[operator]
-        self.items = self.item_bias = None
-        if model.read == "state":
-            self.items = nn.Embedding(vocab.n_items, info.dim)
-            nn.init.normal_(self.items.weight, std=0.02, generator=rng)
-            self.item_bias = nn.Parameter(torch.zeros(vocab.n_items))
-        self.backbone = language if model.adapter is None else apply(model.adapter, language, rng=rng)
+        self.prompt = self._soft_prompts(language.get_input_embeddings().weight)
+        self.backbone = language if model.adapter is None else apply(model.adapter, language, rng=self.rng)
         self.backbone.requires_grad_(True)
         self.titles = vocab.titles(np.arange(vocab.n_items))
-        self.columns = {name: vocab.texts(name.removeprefix("history.")) for name in self.template.columns if "." in name}
+        self.columns: dict[str, list[str | None]] = {}
         for name in self.template.columns:
-            if name != "history" and not name.startswith("history."):
-                raise ContractError(needed="columns history and history.NAME", came=name, remedy="change the template")
-        self.answers: tuple[np.ndarray, np.ndarray] | None = None
+            whose, _, what = name.partition(".")
+            if whose not in ("history", "candidate"):
+                raise ContractError(
+                    needed="columns history, history.NAME, candidate and candidate.NAME", came=name, remedy="change the template"
+                )
+            self.columns[name] = vocab.texts(what or "title")
+
+    def _language_model(self) -> Any:
+        """The model of the transformers package, with the head that this way of reading needs."""
+        model = self.model
+        language: Any = model.backbone.build(words=True if model.read == "words" else None)
+        if model.fresh:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(torch.randint(2**62, (), generator=self.rng)))
+                language = type(language)(language.config).eval()
+        return language.base_model if model.read == "state" else language
+
+    def _soft_prompts(self, table: Tensor) -> SoftPrompts | None:
+        slots = self.template.slots(Soft)
+        if not slots:
+            return None
+        sources = {name: Free(place.stop - place.start) for name, place in slots.items()}
+        made = build(self.template, Soft, sources, self.dim, self.rng)
+        for module, place in zip(made.sources.values(), slots.values(), strict=True):
+            module.start(from_vocabulary(self.tokens, table.float(), place.stop - place.start, self.rng))  # type: ignore[operator]
+        return made
 
     def train(self, mode: bool = True) -> PromptedNetwork:
         """There is no train mode: the backbone's dropout acts where a generator is given, and only there."""
@@ -175,36 +196,34 @@ class PromptedNetwork(Network):
         self.backbone.eval()
         return self
 
-    # -- the prompt ------------------------------------------------------------------------------------------------------
-
-    def prompts(self, batch: Batch, at: Tensor | None = None, *, room: int = 0) -> Compiled:
+    def prompts(self, batch: Batch, at: Tensor | None = None, *, room: int = 0, candidates: np.ndarray | None = None) -> Compiled:
         """What the model reads when it is asked after the places `at` (int64[M]; None: after every place).
 
         Each prompt holds the items of its row up to and with that place, `max_len` of them at most. room: tokens kept free.
+        candidates: int64[M, K] items to be named in the prompts, which are then M x K, those of one place side by side.
         """
         offsets = batch.offsets.numpy()
         places = np.arange(batch.n_positions) if at is None else at.cpu().numpy()
         begin = np.maximum(offsets[np.searchsorted(offsets, places, side="right") - 1], places + 1 - self.model.max_len)
+        if candidates is not None:
+            begin, places = (np.repeat(each, candidates.shape[1]) for each in (begin, places))
         size = places + 1 - begin
         ends = np.concatenate([[0], np.cumsum(size)])
         flat = np.arange(int(ends[-1])) - np.repeat(ends[:-1], size) + np.repeat(begin, size)
         item = batch.channels["item"].cpu().numpy()[flat]
-        return self._compiled(item, ends, room)
+        return self.compiled(item, ends, room=room, candidate=None if candidates is None else candidates.ravel())
 
-    def _compiled(self, item: np.ndarray, offsets: np.ndarray, room: int) -> Compiled:
-        given = {"history": Column(self.titles, item, offsets)}
-        given |= {name: Column(texts, item, offsets) for name, texts in self.columns.items()}
-        columns = {name: each for name, each in given.items() if name in self.template.columns}
+    def compiled(self, item: np.ndarray, offsets: np.ndarray, *, room: int = 0, candidate: np.ndarray | None = None) -> Compiled:
+        """The prompts of histories `item[offsets[b]:offsets[b + 1]]`, each with its candidate."""
+        columns = {}
+        for name, texts in self.columns.items():
+            if name.startswith("history"):
+                columns[name] = Column(texts, item, offsets)
+            elif candidate is not None:
+                columns[name] = Column(texts, candidate)
         return prompts.compile(self.template, self.tokens, columns, context=self.context - room, missing="")
 
-    def _answers(self) -> tuple[np.ndarray, np.ndarray]:
-        """(offsets int64[V + 1], token ids) of all titles as answers; a space before each, as in running text."""
-        if self.answers is None:
-            ids, offsets = self.tokens.batch([f" {title}{self.model.ending}" for title in self.titles])
-            self.answers = offsets, ids
-        return self.answers
-
-    def _embedded(self, ids: Tensor, soft: Tensor) -> Tensor:
+    def embedded(self, ids: Tensor, soft: Tensor) -> Tensor:
         """[B, T, D] input vectors of padded tokens, learned ones at the soft places."""
         found = self._language().get_input_embeddings()(ids)
         if self.prompt is None:
@@ -212,134 +231,68 @@ class PromptedNetwork(Network):
         row = torch.arange(len(ids), device=ids.device)[:, None].expand_as(ids)
         return InputVectors().inject(found, soft, row, self.prompt(len(ids), {}))
 
-    def _language(self) -> PreTrainedModel:
-        """The model of the transformers package itself, without the adapter's wrapper."""
-        inner: Any = self.backbone
-        return inner if self.model.adapter is None else inner.get_base_model()
-
-    def _run(self, embedded: Tensor, mask: Tensor, **options: Any) -> Any:
+    def run(self, embedded: Tensor, mask: Tensor, **options: Any) -> Any:
         """A forward pass over left-padded input vectors."""
         if "position_ids" in self.takes:
             options["position_ids"] = (mask.long().cumsum(1) - 1).clamp_min(0)
         return self.backbone(inputs_embeds=embedded, attention_mask=mask.long(), **options)
 
-    def _padded(self, compiled: Compiled) -> tuple[Tensor, Tensor, Tensor]:
+    def padded(self, compiled: Compiled) -> tuple[Tensor, Tensor, Tensor]:
         """(ids, mask, soft places), each [B, T], padded on the left, on the model's device."""
-        device = next(self.backbone.parameters()).device
         offsets = torch.from_numpy(compiled.offsets)
         ids, mask = left_padded(torch.from_numpy(compiled.ids), offsets, self.tokens.pad or 0)
         soft, _ = left_padded(torch.from_numpy(compiled.soft), offsets, -1)
-        return ids.to(device), mask.to(device), soft.to(device)
+        return ids.to(self.place), mask.to(self.place), soft.to(self.place)
 
-    # -- read as a state -------------------------------------------------------------------------------------------------
+    @property
+    def place(self) -> torch.device:
+        """Where the backbone is."""
+        return next(self.backbone.parameters()).device
 
-    def forward(self, batch: Batch, visible: Visibility, rng: torch.Generator | None = None, at: Tensor | None = None) -> Tensor:
+    def _language(self) -> PreTrainedModel:
+        """The model of the transformers package itself, without the adapter's wrapper."""
+        inner: Any = self.backbone
+        return inner if self.model.adapter is None else inner.get_base_model()
+
+    def check(self, visible: Visibility) -> None:
+        """Raises ContractError for a Visibility that a prompt of what came before cannot have."""
         if not self.model.allows(visible):
             raise ContractError(needed="Causal() visibility for a prompt of what came before", came=repr(visible))
-        if self.items is None:
-            raise ContractError(
-                needed="a network with states",
-                came="Prompted(read='title')",
-                remedy="use the objective Continuation, or read='state'",
-            )
-        if not batch.n_positions or (at is not None and not len(at)):
-            return self.items.weight[:0]
-        ids, mask, soft = self._padded(self.prompts(batch, at))
-        with dropping(self.backbone, rng):
-            states = self._run(self._embedded(ids, soft), mask).last_hidden_state
-        if self.model.pooling == "last":
-            return _wide(states[:, -1])
-        return _wide((states * mask[..., None]).sum(1)) / mask.sum(1, keepdim=True)
+
+    # What a way of reading does not have, it refuses by name.
+
+    def forward(self, batch: Batch, visible: Visibility, rng: torch.Generator | None = None, at: Tensor | None = None) -> Tensor:
+        raise self._missing("states")
 
     def output(self) -> Output:
-        if self.items is None:
-            raise ContractError(
-                needed="a table of items", came="Prompted(read='title'), which scores titles", remedy="use read='state'"
-            )
-        return Output(self.items.weight, self.item_bias)
-
-    # -- read as a title -------------------------------------------------------------------------------------------------
+        raise self._missing("a table of items")
 
     def likelihood(
         self, batch: Batch, visible: Visibility, at: Tensor, target: Tensor, rng: torch.Generator | None = None
     ) -> Tensor:
-        if self.items is not None:
-            return super().likelihood(batch, visible, at, target, rng)
-        offsets, words = self._answers()
-        wanted = target.cpu().numpy()
-        size = np.diff(offsets)[wanted]
-        prompt = self.prompts(batch, at, room=int(size.max()))
-        row = np.concatenate([prompt.row_of, np.repeat(np.arange(len(wanted)), size)])
-        order = np.argsort(row, kind="stable")
-        answer = np.arange(int(size.sum())) - np.repeat(np.cumsum(size) - size, size) + np.repeat(offsets[wanted], size)
-        ends = torch.from_numpy(prompt.offsets + np.concatenate([[0], np.cumsum(size)]))
-        device = next(self.backbone.parameters()).device
+        raise self._missing("likelihoods of titles")
 
-        def padded(prompts: np.ndarray, answers: np.ndarray, pad: int) -> Tensor:
-            return left_padded(torch.from_numpy(np.concatenate([prompts, answers])[order]), ends, pad)[0].to(device)
+    def verdicts(
+        self, batch: Batch, visible: Visibility, at: Tensor, items: Tensor, rng: torch.Generator | None = None
+    ) -> Tensor:
+        raise self._missing("verdicts")
 
-        ids = padded(prompt.ids, words[answer], self.tokens.pad or 0)
-        soft = padded(prompt.soft, np.full(len(answer), -1), -1)
-        mask = left_padded(torch.zeros(int(ends[-1])), ends, 0)[1].to(device)
-        charged = torch.arange(ids.shape[1], device=device) >= ids.shape[1] - torch.from_numpy(size).to(device)[:, None]
-        longest = int(size.max())
-        with dropping(self.backbone, rng):
-            options = {"logits_to_keep": longest + 1} if "logits_to_keep" in self.takes else {}
-            logits = _wide(self._run(self._embedded(ids, soft), mask, **options).logits[:, -longest - 1 : -1])
-        gain = logits.gather(2, ids[:, -longest:, None])[..., 0] - logits.logsumexp(2)
-        return gain.masked_fill(~charged[:, -longest:], 0).sum(1)
+    def _missing(self, what: str) -> ContractError:
+        return ContractError(
+            needed=f"a network with {what}",
+            came=f"Prompted(read={self.model.read!r})",
+            remedy="read='title' goes with the objective Continuation, 'words' with Verdict, 'state' with NextItem",
+        )
+
+
+class ByItem(PromptedNetwork):
+    """A network that scores item by item."""
 
     @torch.no_grad()
     def score(self, batch: Batch, visible: Visibility) -> Tensor:
-        if self.items is not None:
-            return super().score(batch, visible)
-        every = torch.arange(self.n_items).expand(batch.n_rows, -1)
-        return self.score_among(batch, visible, every)
-
-    @torch.no_grad()
-    def score_among(self, batch: Batch, visible: Visibility, candidates: Tensor) -> Tensor:
-        if self.items is not None:
-            return super().score_among(batch, visible, candidates)
-        if not self.model.allows(visible):
-            raise ContractError(needed="Causal() visibility for a prompt of what came before", came=repr(visible))
-        at = batch.channels["asked"].nonzero()[:, 0]
-        items = candidates.cpu().numpy()
-        out = torch.full(items.shape, -torch.inf)
-        prior: dict[int, float] = {}
-        if self.model.score == "pmi":
-            known = np.unique(items[items >= 0])
-            nothing = self._contexts(self._compiled(np.zeros(0, np.int64), np.zeros(2, np.int64), self.longest_answer))
-            prior = dict(zip(known.tolist(), self._judged(nothing, known).tolist(), strict=True))
-        for begin in range(0, len(items), 8):
-            contexts = self._contexts(self.prompts(batch, at[begin : begin + 8], room=self.longest_answer))
-            for row in range(begin, min(begin + 8, len(items))):
-                real = items[row] >= 0
-                found = self._judged(contexts.select(torch.tensor([row - begin])), items[row][real])
-                if prior:
-                    found = found - np.array([prior[item] for item in items[row][real].tolist()])
-                out[row, torch.from_numpy(real)] = torch.from_numpy(found).float()
-        return out.to(candidates.device)
-
-    @property
-    def longest_answer(self) -> int:
-        """Tokens of the longest title: so many are kept free behind a prompt."""
-        return int(np.diff(self._answers()[0]).max())
-
-    def _contexts(self, compiled: Compiled) -> Context:
-        ids, mask, soft = self._padded(compiled)
-        embedded = None if self.prompt is None else self._embedded(ids, soft)
-        language: Any = self.backbone
-        return causal(language, ids if embedded is None else None, mask, embeddings=embedded)
-
-    def _judged(self, context: Context, items: np.ndarray) -> np.ndarray:
-        """float64[K]: scores of the titles of some items after one prompt."""
-        offsets, words = self._answers()
-        size = np.diff(offsets)[items]
-        flat = np.arange(int(size.sum())) - np.repeat(np.cumsum(size) - size, size) + np.repeat(offsets[items], size)
-        found = continuations(context, (np.concatenate([[0], np.cumsum(size)]), words[flat]))
-        return found.mean if self.model.score == "mean" else found.total
+        return self.score_among(batch, visible, torch.arange(self.n_items).expand(batch.n_rows, -1))
 
 
-def _wide(values: Tensor) -> Tensor:
+def wide(values: Tensor) -> Tensor:
     """Half precision as fp32, the rest as it is."""
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values

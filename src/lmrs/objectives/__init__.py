@@ -10,6 +10,7 @@ from lmrs.objectives.objective import Objective
 from lmrs.objectives.permuted import Permuted
 from lmrs.objectives.replaced import Replaced
 from lmrs.objectives.total import Total
+from lmrs.objectives.verdict import Verdict
 
 __all__ = [
     "Cloze",
@@ -22,4 +23,5 @@ __all__ = [
     "Permuted",
     "Replaced",
     "Total",
+    "Verdict",
 ]

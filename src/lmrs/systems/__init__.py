@@ -17,6 +17,7 @@ from lmrs.systems.popularity import popularity
 from lmrs.systems.recent_popularity import recent_popularity
 from lmrs.systems.s3rec import s3rec
 from lmrs.systems.sasrec import sasrec
+from lmrs.systems.tallrec import tallrec
 from lmrs.systems.transformers4rec import transformers4rec
 from lmrs.systems.unisrec import unisrec
 from lmrs.systems.zero_shot import zero_shot
@@ -34,6 +35,7 @@ CATALOGUE: dict[str, Callable[..., System]] = {
     "unisrec": unisrec,
     # language models, asked in words
     "zero-shot": zero_shot,
+    "tallrec": tallrec,
     "language": language,
     # controls: what a learned system has to beat
     "popularity": popularity,
@@ -45,5 +47,5 @@ CATALOGUE: dict[str, Callable[..., System]] = {
 
 __all__ = [
     "CATALOGUE", "bert4rec", "caser", "ease", "esasrec", "gru4rec", "item_knn", "language", "markov", "popularity",
-    "recent_popularity", "s3rec", "sasrec", "transformers4rec", "unisrec", "zero_shot",
+    "recent_popularity", "s3rec", "sasrec", "tallrec", "transformers4rec", "unisrec", "zero_shot",
 ]  # fmt: skip
