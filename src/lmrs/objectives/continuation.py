@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from lmrs.batch import Batch
 from lmrs.models.network import Network
+from lmrs.objectives.looking_back import LookingBack
 from lmrs.objectives.next_item import NextItem, charged
-from lmrs.visibility import Causal, Visibility
 from lmrs.vocab import Vocab
 
 
 @dataclass(frozen=True)
-class Continuation:
+class Continuation(LookingBack):
     """-log p(x_{t+1} | x_<=t) by the network's own `likelihood`; by default at one place t of every row.
 
     hidden: nothing. seen: the past. With models.Prompted(read="title") it is log p(title | prompt), summed over the title's
@@ -24,27 +24,12 @@ class Continuation:
 
     places: str = "random"
 
-    needs = ("item",)
-    ahead = 1
-    asks = 0
-
     def __post_init__(self) -> None:
         NextItem(places=self.places)
 
     @property
     def weights(self) -> dict[str, float]:
         return {"title": 1.0}
-
-    @property
-    def visible(self) -> Visibility:
-        return Causal()
-
-    @property
-    def asked_visible(self) -> Visibility:
-        return Causal()
-
-    def head(self, vocab: Vocab, dim: int) -> nn.Module | None:
-        return None
 
     def corrupt(self, batch: Batch, vocab: Vocab, rng: torch.Generator) -> Batch:
         return NextItem(places=self.places).corrupt(batch, vocab, rng)
@@ -61,6 +46,3 @@ class Continuation:
             return {"title": next(network.parameters()).sum() * 0}
         target = prepared.channels["target"][places]
         return {"title": -network.likelihood(prepared, self.visible, places, target, rng).sum()}
-
-    def ask(self, batch: Batch, vocab: Vocab) -> Batch:
-        return NextItem().ask(batch, vocab)

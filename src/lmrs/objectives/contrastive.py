@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from lmrs.batch import Batch, from_rows
 from lmrs.errors import ContractError
 from lmrs.models.network import Network
-from lmrs.visibility import Causal, Visibility
+from lmrs.objectives.looking_back import LookingBack
 from lmrs.vocab import Vocab
 
 _COPY = "copy."  # the changed copies of the whole batch travel as batch-level tensors of these names
 
 
 @dataclass(frozen=True)
-class Contrastive:
+class Contrastive(LookingBack):
     """Pre-training of UniSRec (Hou et al., KDD 2022, section 2.2). s_r: the last state of row r, v_r: its next item, of length 1.
 
     item: -sum_r log exp(s_r . v_r / t) / sum_r' exp(s_r . v_r' / t), over the rows r' of the batch.
@@ -39,10 +39,6 @@ class Contrastive:
     words: float = 0.1
     duplicates: str = "zero_logit"
 
-    needs = ("item",)
-    ahead = 1
-    asks = 0
-
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise ContractError(needed="temperature above 0", came=f"temperature={self.temperature}")
@@ -57,17 +53,6 @@ class Contrastive:
     @property
     def weights(self) -> dict[str, float]:
         return {"item": 1.0, **({"sequence": self.weight} if self.weight else {})}
-
-    @property
-    def visible(self) -> Visibility:
-        return Causal()
-
-    @property
-    def asked_visible(self) -> Visibility:
-        return Causal()
-
-    def head(self, vocab: Vocab, dim: int) -> nn.Module | None:
-        return None
 
     def corrupt(self, batch: Batch, vocab: Vocab, rng: torch.Generator) -> Batch:
         item = batch.channels["item"]
@@ -118,11 +103,6 @@ class Contrastive:
         true = logits.gather(1, place[:, None])[:, 0]
         clash = same.scatter(1, place[:, None], False)
         return (logits.masked_fill(clash, 0.0 if self.duplicates == "zero_logit" else -torch.inf).logsumexp(1) - true).sum()
-
-    def ask(self, batch: Batch, vocab: Vocab) -> Batch:
-        asked = torch.zeros(batch.n_positions, dtype=torch.bool)
-        asked[(batch.offsets[1:] - 1)[batch.lengths > 0]] = True
-        return batch.with_channels(asked=asked)
 
 
 def _packed(copies: Batch) -> dict[str, Tensor]:

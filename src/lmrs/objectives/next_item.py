@@ -12,12 +12,12 @@ from lmrs.errors import ContractError
 from lmrs.losses import Charge, FullSoftmax
 from lmrs.models.network import Network
 from lmrs.negatives import Drawn, draw, probabilities
-from lmrs.visibility import Causal, Visibility
+from lmrs.objectives.looking_back import LookingBack
 from lmrs.vocab import Vocab
 
 
 @dataclass(frozen=True)
-class NextItem:
+class NextItem(LookingBack):
     """-sum_t log p(x_{t+1} | x_<=t), with the catalogue term of `loss`.
 
     hidden: nothing; the target of a position is the next event of its row, which is not an input. seen: the past.
@@ -28,10 +28,6 @@ class NextItem:
     loss: Charge = FullSoftmax()  # noqa: RUF009 - a frozen value
     places: str = "all"
 
-    needs = ("item",)
-    ahead = 1
-    asks = 0
-
     def __post_init__(self) -> None:
         if self.places not in ("all", "random", "last"):
             raise ContractError(needed="places 'all', 'random' or 'last'", came=repr(self.places))
@@ -39,17 +35,6 @@ class NextItem:
     @property
     def weights(self) -> dict[str, float]:
         return {"next": 1.0}
-
-    @property
-    def visible(self) -> Visibility:
-        return Causal()
-
-    @property
-    def asked_visible(self) -> Visibility:
-        return Causal()
-
-    def head(self, vocab: Vocab, dim: int) -> nn.Module | None:
-        return None
 
     def corrupt(self, batch: Batch, vocab: Vocab, rng: torch.Generator) -> Batch:
         item = batch.channels["item"]
@@ -69,11 +54,6 @@ class NextItem:
     ) -> dict[str, Tensor]:
         states = network(prepared, self.visible, rng, charged(prepared))
         return {"next": charge_targets(network, states, prepared, self.loss, vocab)}
-
-    def ask(self, batch: Batch, vocab: Vocab) -> Batch:
-        asked = torch.zeros(batch.n_positions, dtype=torch.bool)
-        asked[(batch.offsets[1:] - 1)[batch.lengths > 0]] = True
-        return batch.with_channels(asked=asked)
 
 
 def _one_a_row(prepared: Batch, rng: torch.Generator, places: str) -> Batch:

@@ -12,13 +12,12 @@ from lmrs.errors import ContractError
 from lmrs.losses import BCE, Charge
 from lmrs.models.network import Network
 from lmrs.negatives import Drawn, Uniform, draw, probabilities
-from lmrs.objectives.next_item import NextItem
-from lmrs.visibility import Causal, Visibility
+from lmrs.objectives.looking_back import LookingBack
 from lmrs.vocab import Vocab
 
 
 @dataclass(frozen=True)
-class NextItems:
+class NextItems(LookingBack):
     """-sum_t sum_{d=1..T} log p(x_{t+d} | x_<=t), with the catalogue term of `loss` (Tang & Wang 2018, equation 12).
 
     hidden: nothing; the targets of a position are the next `targets` events of its row, as far as the row goes. seen: the past.
@@ -29,10 +28,6 @@ class NextItems:
     targets: int = 3
     loss: Charge = BCE(Uniform(k=3))  # noqa: RUF009 - a frozen value
 
-    needs = ("item",)
-    ahead = 1
-    asks = 0
-
     def __post_init__(self) -> None:
         if self.targets < 1:
             raise ContractError(needed="targets of at least 1", came=f"targets={self.targets}")
@@ -40,17 +35,6 @@ class NextItems:
     @property
     def weights(self) -> dict[str, float]:
         return {"next": 1.0}
-
-    @property
-    def visible(self) -> Visibility:
-        return Causal()
-
-    @property
-    def asked_visible(self) -> Visibility:
-        return Causal()
-
-    def head(self, vocab: Vocab, dim: int) -> nn.Module | None:
-        return None
 
     def corrupt(self, batch: Batch, vocab: Vocab, rng: torch.Generator) -> Batch:
         item, count = batch.channels["item"], batch.n_positions
@@ -87,6 +71,3 @@ class NextItems:
             log_q = None if share is None else share.clamp_min(1e-38).log().to(states)
             drawn = Drawn(items, log_q, self.loss.negatives.k, vocab.n_items)
         return {"next": self.loss.charge(states, network.output(), targets[charged], drawn)}
-
-    def ask(self, batch: Batch, vocab: Vocab) -> Batch:
-        return NextItem().ask(batch, vocab)

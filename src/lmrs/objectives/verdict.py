@@ -13,13 +13,13 @@ from lmrs.errors import ContractError
 from lmrs.losses import BCE
 from lmrs.models.network import Network
 from lmrs.negatives import Negatives, Uniform
+from lmrs.objectives.looking_back import LookingBack
 from lmrs.objectives.next_item import NextItem, charged, with_negatives
-from lmrs.visibility import Causal, Visibility
 from lmrs.vocab import Vocab
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(LookingBack):
     """-log sig(s(x_{t+1})) - sum_k log sig(-s(x-_k)) with s = `Network.verdicts`, the log-odds of yes; at one place a row.
 
     hidden: nothing. seen: the past and the candidate. negatives: drawn for each place, k of them (not shared). places: as in
@@ -30,10 +30,6 @@ class Verdict:
     negatives: Negatives = Uniform(k=1)  # noqa: RUF009 - a frozen value
     places: str = "random"
 
-    needs = ("item",)
-    ahead = 1
-    asks = 0
-
     def __post_init__(self) -> None:
         NextItem(loss=BCE(self.negatives), places=self.places)
         if self.negatives.shared:
@@ -42,17 +38,6 @@ class Verdict:
     @property
     def weights(self) -> dict[str, float]:
         return {"verdict": 1.0}
-
-    @property
-    def visible(self) -> Visibility:
-        return Causal()
-
-    @property
-    def asked_visible(self) -> Visibility:
-        return Causal()
-
-    def head(self, vocab: Vocab, dim: int) -> nn.Module | None:
-        return None
 
     def corrupt(self, batch: Batch, vocab: Vocab, rng: torch.Generator) -> Batch:
         loss = BCE(self.negatives)
@@ -74,6 +59,3 @@ class Verdict:
         truth = torch.zeros_like(found)
         truth[:, 0] = 1
         return {"verdict": F.binary_cross_entropy_with_logits(found, truth, reduction="sum")}
-
-    def ask(self, batch: Batch, vocab: Vocab) -> Batch:
-        return NextItem().ask(batch, vocab)
