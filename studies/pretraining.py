@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--runs", type=Path, default=Path("runs/studies"))
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--pretrain-epochs", type=int, default=10)
+    parser.add_argument("--pretrain-epochs", type=int, default=15)
     a = parser.parse_args()
     split = leave_one_out(sources.load(a.data_root / "amazon-beauty"))
     options = {"pretrain_epochs": a.pretrain_epochs, "dropout": 0.5, "every": 2, "patience": 10}
