@@ -35,6 +35,8 @@ def recommend(
     """
     from pathlib import Path
 
+    from lmrs.models import Model
+
     check_asked(history, items, user)
     folder = Path(run)
     recommender = load(folder)
@@ -42,6 +44,8 @@ def recommend(
     if times is not None and user is None:
         when = [text.strip() for text in times.split(",")]
     excluded, more = by_title(recommender, list(exclude))
+    if isinstance(recommender.system.model, Model) and recommender.system.model.by_item and not as_json:
+        click.echo(f"scoring {recommender.vocab.n_items:,} items one by one: a large language model takes a while", err=True)
     found = recommender.recommend(asked, k=k, exclude=excluded, exclude_seen=not include_seen, times=when)
     notes = [*recommender.notes, *notes, *more]
     if as_json:
