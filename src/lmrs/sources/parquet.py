@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from lmrs.errors import DataError
 from lmrs.sources.chunk import Chunk
 
-ROWS = 1 << 14  # rows decoded at once
+ROWS = 1 << 13  # rows decoded at once
 
 
 @contextmanager
