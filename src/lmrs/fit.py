@@ -156,6 +156,10 @@ class _Run:
         }
         if isinstance(system.model, Model) and system.model.origin:
             identity["origin"] = system.model.origin
+        if isinstance(system.model, Model) and (prepared := system.model.prepare(split.train, seed=seed)) is not None:
+            self.vocab = replace(self.vocab, prepared=prepared)
+            identity["prepared"] = prepared.fingerprint
+            reporter.say(str(prepared))
         self.journal = Journal(folder, identity, group, reporter.say)
 
     @property

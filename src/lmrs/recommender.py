@@ -238,7 +238,10 @@ class Recommender:
             write_atomic(work / MODEL, _json(self._about()))
             _write_table(work / VOCAB, _vocab_table(self.vocab))
             _write_table(work / ITEMS, self.items if self.items is not None else pa.table({"item_id": self.vocab.items}))
-            sizes = {name: {"size": (work / name).stat().st_size, "sha256": sha256_file(work / name)} for name in FILES}
+            if self.vocab.prepared is not None:
+                self.vocab.prepared.save(work)
+            names = sorted(file.name for file in work.iterdir())
+            sizes = {name: {"size": (work / name).stat().st_size, "sha256": sha256_file(work / name)} for name in names}
             write_atomic(work / MANIFEST, _json({"format": FORMAT, "files": sizes}))
             with storage(folder):
                 old = work.with_name(work.name.replace(".saving-", ".replaced-"))
@@ -285,7 +288,8 @@ class Recommender:
             items = _read_table(folder / ITEMS)
             if items.column("item_id").to_pylist() != vocab.items.to_pylist():
                 raise _bad(folder / ITEMS, "the catalogue of the model's vocabulary", "another one")
-            vocab = replace(vocab, catalogue=items)
+            prepared = system.model.restore(folder) if isinstance(system.model, Model) else None
+            vocab = replace(vocab, catalogue=items, prepared=prepared)
             if isinstance(system.model, Model) and system.model.origin != about["origin"]:
                 raise CheckpointError(
                     needed="the pre-trained model that the recommender was fitted on", came="other weights under its name",
@@ -409,7 +413,8 @@ def _verify(folder: Path) -> None:
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         version = manifest["format"]
-        expected = [(name, manifest["files"][name]["size"], manifest["files"][name]["sha256"]) for name in FILES]
+        names = dict.fromkeys((*FILES, *manifest["files"]))
+        expected = [(name, manifest["files"][name]["size"], manifest["files"][name]["sha256"]) for name in names]
     except FileNotFoundError as error:
         raise CheckpointError(
             needed=f"a saved recommender at {folder}",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -146,6 +148,19 @@ def _hashes(texts: pa.Array, factor: int) -> np.ndarray:
     return out.view(np.int64)
 
 
+class Prepared(Protocol):
+    """What a model fits to the training events before it has weights, such as an index of the items; saved beside the weights.
+
+    fingerprint: a hash of all that it says. `str()` tells people about it in a line.
+    """
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def save(self, folder: Path) -> object:
+        """Writes files of its own into a folder that holds others. Raises StorageError."""
+
+
 @dataclass(frozen=True, eq=False)
 class Vocab:
     """Item and user ids, text, byte for byte as they came; a number is a place in the list.
@@ -153,6 +168,7 @@ class Vocab:
     items: V distinct texts. users: U distinct texts. attributes: item attributes by name.
     counts: int64[V] training events of each item, filled in by fit (None before).
     catalogue: the item table in the order of `items` (V rows), for models that read texts; filled in by fit, too.
+    prepared: what `Model.prepare` made, for models that need more than this to be built; filled in by fit, too.
     Special symbols are numbered from V on; they are for models and never occur in data.
     """
 
@@ -161,6 +177,7 @@ class Vocab:
     attributes: dict[str, Attributes] = field(default_factory=dict)
     counts: np.ndarray | None = None
     catalogue: pa.Table | None = None
+    prepared: Prepared | None = None
 
     SPECIAL = ("mask",)
 

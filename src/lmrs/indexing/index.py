@@ -190,6 +190,9 @@ class Index:
             )  # fmt: skip
         return found
 
+    def __str__(self) -> str:
+        return f"{self.method}: codes of up to {self.longest} tokens, {len(self.words):,} new words; {self.collisions}"
+
     def __repr__(self) -> str:
         return f"<Index of {self.n_items:,} items by {self.method}: up to {self.longest} tokens, {len(self.words):,} new words>"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from lmrs.errors import CheckpointError
 from lmrs.losses import Output
 from lmrs.split import Train
 from lmrs.visibility import Visibility
-from lmrs.vocab import Vocab
+from lmrs.vocab import Prepared, Vocab
 
 
 class Model(ABC):
@@ -56,6 +57,17 @@ class Model(ABC):
         The survey's strategies differ in which groups learn.
         """
         return "model"
+
+    def prepare(self, train: Train, *, seed: int) -> Prepared | None:
+        """What the model fits to training events before `build` (an index of the items), or None. It is a function of its arguments.
+
+        fit calls it once, hands it to `build` as `vocab.prepared`, and keeps it with the model.
+        """
+        return None
+
+    def restore(self, folder: Path) -> Prepared | None:
+        """What `prepare` made, read from the folder that its `save` wrote to. Raises CheckpointError."""
+        return None
 
     @abstractmethod
     def build(self, vocab: Vocab) -> Network:

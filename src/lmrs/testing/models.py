@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -27,7 +28,7 @@ def built(model: Model, train: Train, *, seed: int = 1) -> Network:
     mistakes."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = model.build(tiny.vocab(train)).double()
+        network = model.build(replace(tiny.vocab(train), prepared=model.prepare(train, seed=seed))).double()
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.2)
