@@ -6,6 +6,7 @@ E width of the item space, V items, K candidates, M charged positions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -38,6 +39,7 @@ class Batch:
     offsets: int64[B+1] on the CPU; row b is `[offsets[b], offsets[b+1])`; lengths never rise.
     rows: each of shape [B, ...]; `example` (int64) numbers the examples so that parts of one example stay together.
     extra: batch-level tensors such as shared negatives.
+    texts: each B texts (None where there is none), beside `rows`: what the records of a row say. A network tokenises them.
     parts: further Batches made from the same examples (S3-Rec's segments); sharded and moved together with this one.
     """
 
@@ -46,6 +48,7 @@ class Batch:
     rows: dict[str, Tensor] = field(default_factory=dict)
     extra: dict[str, Tensor] = field(default_factory=dict)
     parts: dict[str, Batch] = field(default_factory=dict)
+    texts: dict[str, tuple[str | None, ...]] = field(default_factory=dict)
 
     @property
     def n_rows(self) -> int:
@@ -118,6 +121,7 @@ class Batch:
             rows={k: v[which] for k, v in self.rows.items()},
             extra=self.extra,
             parts={k: p.take(torch.isin(p.rows["example"], examples).nonzero()[:, 0]) for k, p in self.parts.items()},
+            texts={k: tuple(v[row] for row in which.tolist()) for k, v in self.texts.items()},
         )
 
     def to(self, device: torch.device | str) -> Batch:
@@ -130,16 +134,23 @@ class Batch:
             rows={k: v.to(device) for k, v in self.rows.items()},
             extra={k: v.to(device) for k, v in self.extra.items()},
             parts={k: p.to(device) for k, p in self.parts.items()},
+            texts=self.texts,
         )
 
     def __repr__(self) -> str:
         return f"<Batch: {self.n_rows} rows, {self.n_positions} positions, channels {sorted(self.channels)}>"
 
 
-def from_rows(channels: dict[str, Tensor], lengths: Tensor, rows: dict[str, Tensor] | None = None) -> Batch:
+def from_rows(
+    channels: dict[str, Tensor],
+    lengths: Tensor,
+    rows: dict[str, Tensor] | None = None,
+    texts: dict[str, Sequence[str | None]] | None = None,
+) -> Batch:
     """A Batch from rows in any order: sorts them by falling length (ties keep their order) and numbers positions.
 
-    channels: each [N, ...], row after row. lengths: int64[B]. `rows["example"]` is 0..B-1 in the order given unless present.
+    channels: each [N, ...], row after row. lengths: int64[B]. rows: each [B, ...]. texts: each B
+    texts. `rows["example"]` is 0..B-1 in the order given unless present.
     """
     order = torch.argsort(lengths, descending=True, stable=True)
     size = lengths[order]
@@ -152,6 +163,7 @@ def from_rows(channels: dict[str, Tensor], lengths: Tensor, rows: dict[str, Tens
         channels={"position": within, **{k: v[flat] for k, v in channels.items()}},
         offsets=offsets,
         rows={k: v[order] for k, v in rows.items()},
+        texts={k: tuple(v[row] for row in order.tolist()) for k, v in (texts or {}).items()},
     )
 
 

@@ -11,6 +11,7 @@ from lmrs import settings
 from lmrs.objectives import Total
 from lmrs.system import Estimate, Paper, Stage, System
 from lmrs.systems import CATALOGUE
+from lmrs.tasks import Ranking
 from lmrs.taxonomy import cell
 
 # What an option of that name makes a system read beside sequences of items.
@@ -66,7 +67,7 @@ def entry(name: str, function: Callable[..., System]) -> Entry:
         survey=system.paper.survey,
         data=("item sequences", *dict.fromkeys(READS[key] for key in settings.options(function) if key in READS)),
         objectives=_signals(name, function),
-        task="next item",
+        task="next item" if isinstance(system.task, Ranking) else type(system.task).__name__.lower(),
         options={key: default for key, (_, default) in settings.options(function).items()},
         departures=rest.partition("Departures: ")[2],
     )

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from lmrs.cards import Cost, Protocol, differences
 from lmrs.errors import CheckpointError, ContractError, UserError, did_you_mean
-from lmrs.measures import parse
+from lmrs.measures import canonical
 from lmrs.statistics import RESAMPLES, Interval, holm, seeds_difference, seeds_interval, sign_flip_test
 
 
@@ -90,7 +90,7 @@ def compare(
     Raises ContractError if the runs' protocols differ (naming the field and both values) or their queries do; UserError for
     an unknown measure or fewer than two rows; CheckpointError for a folder without a readable evaluation.
     """
-    name = str(parse(measure))
+    name = canonical(measure)
     if against not in ("first", "best"):
         raise UserError(needed="a reference, first or best", came=repr(against))
     runs = [read_run(Path(folder), measure=name) for folder in folders]

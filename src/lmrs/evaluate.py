@@ -26,10 +26,11 @@ from lmrs.recommender import Recommender
 from lmrs.split import Queries, Split
 from lmrs.statistics import bootstrap_mean
 from lmrs.system import Stage, System
+from lmrs.tasks import Ranking, RecordTask, Task
 
 MEASURES = ("HR@10", "NDCG@10", "MRR@10", "Recall@20", "AUC", "Coverage@10", "Novelty@10", "PopularityBias@10")
 AMONG = ("HR@10/99neg", "NDCG@10/99neg")  # for models that score item by item: the whole catalogue takes too long
-FOLDER, REPORT, QUERIES = "evaluation", "report.json", "queries.parquet"
+FOLDER, REPORT, QUERIES, ANSWERS = "evaluation", "report.json", "queries.parquet", "answers.parquet"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,7 @@ class Evaluation:
 
     measures: means over all queries, by name. intervals: 95 % bootstrap intervals (low, high) of those that are means over users.
     protocol, cost: the two cards. table: one row a query: query, user (id), targets, and one column for each measure by user.
+    answers: what was answered beside it, one row a query (texts that were written), or None.
     facts: what else should be known (JSON numbers): queries answered without history, share asking for an item already seen,
     unknown items.
     """
@@ -48,6 +50,7 @@ class Evaluation:
     cost: Cost
     table: pa.Table = field(repr=False)
     facts: dict[str, float] = field(default_factory=dict)
+    answers: pa.Table | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values: what `report.json` holds."""
@@ -60,11 +63,13 @@ class Evaluation:
         }
 
     def save(self, run: Path | str) -> Path:
-        """Writes `run/evaluation/report.json` and `queries.parquet` and returns the folder."""
+        """Writes `run/evaluation/report.json`, `queries.parquet` and, if there are any, `answers.parquet`; returns the folder."""
         folder = Path(run) / FOLDER
         with storage(folder):
             folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / QUERIES, lambda file: pq.write_table(self.table, file))
+        if self.answers is not None:
+            write_atomic(folder / ANSWERS, lambda file: pq.write_table(self.answers, file))
         write_atomic(folder / REPORT, json.dumps(self.to_dict(), indent=1, allow_nan=False).encode() + b"\n")
         return folder
 
@@ -87,7 +92,7 @@ def evaluate(
     cost: Cost | None = None,
     reporter: Reporter | None = None,
 ) -> Evaluation:
-    """Rank the whole catalogue for every query of a part of a split, and measure.
+    """Rank the whole catalogue for every query of a part of a split, or ask what else the system's task asks, and measure.
 
     asked: a Split, or Queries of one's own. Items are matched by id; unknown ones in a history are ignored, unknown ones to be
     found are misses, and both are counted in `facts`. measures: names or values; "NDCG@10/99neg" ranks among drawn negatives
@@ -99,8 +104,12 @@ def evaluate(
     if isinstance(recommender, Fitted):
         cost = cost or cost_of(recommender)
         recommender = Recommender.of(recommender)
-    chosen = chosen_measures(default_measures(recommender.system) if measures is None else measures)
+    task = recommender.system.task
+    chosen = chosen_measures(default_measures(recommender.system) if measures is None else measures, task)
     queries = _part(asked, part) if isinstance(asked, Split) else asked
+    about = asked.about if isinstance(asked, Split) else {"split": "own queries"}
+    if isinstance(task, RecordTask):
+        return _records(recommender, task, queries, chosen, about, part=part, seed=seed, cost=cost, reporter=reporter)
     matched, unknown, facts = match(queries, recommender)
     samplings = tuple(dict.fromkeys(each.sampling for each in chosen if isinstance(each, Sampled)))
     if samplings and unknown:
@@ -110,7 +119,7 @@ def evaluate(
             remedy="leave the sampled measures out",
         )
     k = max(10, *(getattr(each, "k", None) or 0 for each in chosen))
-    asked_of = (recommender.scorer, recommender.objective, recommender.system.task, matched, recommender.vocab)
+    asked_of = (recommender.scorer, recommender.objective, task, matched, recommender.vocab)
     with metered() as meter:
         if all(isinstance(each, Sampled) for each in chosen):  # then nobody needs the scores of the whole catalogue
             values, known = _among(chosen, samplings, asked_of, seed=seed, device=recommender.device, reporter=reporter)
@@ -123,7 +132,6 @@ def evaluate(
         means = {name: float(np.mean(value)) for name, value in values.items()}
         per_user = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
         bounds = {name: bootstrap_mean(value, seed=seed) for name, value in per_user.items()}
-    about = asked.about if isinstance(asked, Split) else {"split": "own queries"}
     return Evaluation(
         measures=means,
         intervals={name: (each.low, each.high) for name, each in bounds.items()},
@@ -134,13 +142,60 @@ def evaluate(
     )
 
 
+def _records(
+    recommender: Recommender,
+    task: RecordTask,
+    queries: Queries,
+    chosen: Sequence[Any],
+    about: dict[str, Any],
+    *,
+    part: str,
+    seed: int,
+    cost: Cost | None,
+    reporter: Reporter | None,
+) -> Evaluation:
+    """`evaluate` for a task whose questions are records."""
+    if queries.dataset.vocab.fingerprint != recommender.vocab.fingerprint:
+        raise DataError(
+            needed="data with the catalogue that the recommender was trained on", came=queries.dataset.name,
+            remedy="evaluate on its own data, or fit anew",
+        )  # fmt: skip
+    rows = task.rows(queries)
+    if not len(rows):
+        raise DataError(needed=f"questions in the {part} part", came="none", remedy="choose another split or more data")
+    with metered() as meter:
+        found = task.judge(
+            recommender.scorer, recommender.objective, rows, recommender.vocab,
+            measures=chosen, seed=seed, device=recommender.device, reporter=reporter,
+        )  # fmt: skip
+    per_query = {name: value for name, value in found.values.items() if isinstance(value, np.ndarray)}
+    bounds = {name: bootstrap_mean(value, seed=seed) for name, value in per_query.items()}
+    users = queries.dataset.vocab.users.cast(pa.large_string()).take(pa.array(found.user))
+    numbered = {"query": np.arange(len(users)), "user": users}
+    return Evaluation(
+        measures={name: float(np.mean(value)) for name, value in found.values.items()},
+        intervals={name: (each.low, each.high) for name, each in bounds.items()},
+        protocol=replace(
+            _protocol(recommender, queries, about, part=part, k=0), queries=len(users), candidates=task.among, seen=task.seen
+        ),
+        cost=replace(cost or cost_of(recommender), evaluate=meter.spent),
+        table=pa.table({**numbered, "targets": found.targets, **per_query}),
+        facts=found.facts,
+        answers=pa.table({**numbered, **found.columns}) if found.columns else None,
+    )
+
+
 def default_measures(system: System) -> tuple[str, ...]:
     """What is measured if nobody says what."""
+    if isinstance(system.task, RecordTask):
+        return system.task.measures
     return AMONG if isinstance(system.model, Model) and system.model.by_item else MEASURES
 
 
-def chosen_measures(measures: Sequence[str | Measure]) -> list[Measure]:
-    """The measures as values. Raises UserError for none, an unknown one, and one that does not judge rankings."""
+def chosen_measures(measures: Sequence[str | Measure], task: Task) -> list[Any]:
+    """The measures as values. Raises UserError for none, an unknown one, and one that does not judge the task."""
+    if isinstance(task, RecordTask) and measures:
+        return [task.measure(str(each)) for each in measures]
     chosen = [parse(each) if isinstance(each, str) else each for each in measures]
     if not chosen:
         raise UserError(needed="at least one measure", came="none", remedy=f"such as {MEASURES[0]}")
@@ -271,7 +326,7 @@ def _protocol(recommender: Recommender, queries: Queries, about: dict[str, Any],
         filter="{users}-{items}-core".format(**dataset.about["k_core"]) if "k_core" in dataset.about else "none",
         part=part,
         score_ties=SCORE_TIES,
-        seen="left out" if recommender.system.task.exclude_seen else "kept",
+        seen="left out" if isinstance(task := recommender.system.task, Ranking) and task.exclude_seen else "kept",
         k=k,
         objective="; ".join(f"{stage.name}: {stage.objective!r}" for stage in stages),
         negatives="; ".join(dict.fromkeys(repr(each) for stage in stages for each in _negatives(stage.objective))),

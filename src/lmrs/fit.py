@@ -31,7 +31,7 @@ from lmrs.interrupts import Interrupted, Stop
 from lmrs.journal import Journal, Progress, assign, assign_optimizer
 from lmrs.judge import judge, judge_among
 from lmrs.lock import RunLock
-from lmrs.measures import RankMeasure, Sampled, parse
+from lmrs.measures import RankMeasure, Sampled, falls, parse
 from lmrs.models.network import ControlScorer, Model, Network, Scorer
 from lmrs.objectives import Objective
 from lmrs.progress import Reporter
@@ -39,7 +39,9 @@ from lmrs.schedule import filled
 from lmrs.seeding import generator, mix, numpy_generator
 from lmrs.split import Split, sealed
 from lmrs.system import Budget, Stage, System, learned
-from lmrs.views import Rows
+from lmrs.tasks import RecordTask, Task
+from lmrs.tasks.task import AnyMeasure
+from lmrs.views import Examples
 from lmrs.vocab import Vocab
 
 
@@ -171,7 +173,7 @@ class _Run:
     def go(self, resume: bool) -> Fitted:
         for stage in self.system.stages:
             if isinstance(stage, Stage):
-                _watched(stage.budget)  # a misspelt one is told now, not after the first epoch
+                _watched(self.system.task, stage.budget)  # a misspelt one is told now, not after the first epoch
         saved = None
         if resume:
             saved = self.journal.restore()
@@ -302,11 +304,11 @@ class _Run:
             progress.stage, progress.epoch, progress.step, progress.stage_steps = number + 1, 0, 0, 0
             progress.best, progress.best_epoch, progress.stale = None, -1, 0
 
-    def _rows(self, stage: Stage, number: int, epoch: int) -> Rows:
+    def _rows(self, stage: Stage, number: int, epoch: int) -> Examples:
         rng = numpy_generator(self.seed, "rows", number, epoch)
         return stage.view.rows(self.split.train, ahead=stage.objective.ahead, rng=rng)
 
-    def _step(self, stage: Stage, number: int, modules: nn.ModuleDict, optimizer: torch.optim.Optimizer, rows: Rows) -> None:
+    def _step(self, stage: Stage, number: int, modules: nn.ModuleDict, optimizer: torch.optim.Optimizer, rows: Examples) -> None:
         """One update. Every process prepares the whole batch (cheap) and charges its own rows of it."""
         progress, objective = self.progress, stage.objective
         place = (number, progress.epoch, progress.step)
@@ -374,7 +376,8 @@ class _Run:
         if asks and len(self.split.valid) and (done or (progress.epoch + 1) % budget.every == 0):
             value = self._validate(stage, _network(modules))
             line["valid"] = {budget.measure: value}
-            if progress.best is None or value > progress.best:
+            sign = -1.0 if falls(_watched(self.system.task, budget)) else 1.0
+            if progress.best is None or sign * value > sign * progress.best:
                 progress.best, progress.best_epoch, progress.stale = value, progress.epoch + 1, 0
                 self.best = {name: tensor.detach().cpu().clone() for name, tensor in self._learned(modules).items()}
             else:
@@ -393,7 +396,13 @@ class _Run:
         return stop
 
     def _validate(self, stage: Stage, network: Network) -> float:
-        measure, task, valid = _watched(stage.budget), self.system.task, self.split.valid
+        task, valid = self.system.task, self.split.valid
+        measure = _watched(task, stage.budget)
+        if isinstance(task, RecordTask):
+            found = task.judge(
+                network, stage.objective, task.rows(valid), self.vocab, measures=[measure], seed=self.seed, device=self.device
+            )
+            return float(np.mean(found.values[str(measure)]))
         if isinstance(measure, Sampled):
             ranks, _ = judge_among(
                 network, stage.objective, task, valid, self.vocab,
@@ -401,6 +410,7 @@ class _Run:
             )  # fmt: skip
             return float(np.mean(measure(ranks)))
         judged = judge(network, stage.objective, task, valid, self.vocab, k=1, seed=self.seed, device=self.device)
+        assert isinstance(measure, RankMeasure)
         return float(np.mean(measure(judged.ranks)))
 
     def _save(self, modules: nn.ModuleDict, optimizer: torch.optim.Optimizer | None) -> None:
@@ -416,7 +426,7 @@ class _Run:
 
     # -- what goes wrong ---------------------------------------------------------------------------------------------
 
-    def _diverged(self, stage: Stage | None, rows: Rows | None, what: str) -> DivergedError:
+    def _diverged(self, stage: Stage | None, rows: Examples | None, what: str) -> DivergedError:
         """The error that says what happened where, and what is left. stage, rows: None where the step before is to blame."""
         where = f"after step {self.progress.total_steps}"
         if stage is not None and rows is not None:
@@ -442,8 +452,10 @@ class _Run:
         return Interrupted(code, f"stopped at step {self.progress.total_steps}; {kept}", remedy)
 
 
-def _watched(budget: Budget) -> RankMeasure | Sampled:
-    """The measure that validation watches; it has to read ranks and rise with quality."""
+def _watched(task: Task, budget: Budget) -> AnyMeasure:
+    """The measure that validation watches. Of a ranking it has to read ranks."""
+    if isinstance(task, RecordTask):
+        return task.measure(budget.measure)
     measure = parse(budget.measure)
     if not isinstance(measure, RankMeasure | Sampled):
         raise ContractError(needed="a measure of ranks to watch, such as NDCG@10", came=budget.measure)

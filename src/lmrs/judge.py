@@ -17,7 +17,7 @@ from lmrs.models.network import Scorer
 from lmrs.objectives import Objective
 from lmrs.progress import Reporter
 from lmrs.split import Queries
-from lmrs.tasks import Task
+from lmrs.tasks import Ranking
 from lmrs.tasks.ranking import questions
 from lmrs.vocab import Vocab
 
@@ -57,7 +57,7 @@ def jagged(values: np.ndarray, start: np.ndarray, stop: np.ndarray) -> tuple[np.
 def judge(
     scorer: Scorer,
     objective: Objective | None,
-    task: Task,
+    task: Ranking,
     queries: Queries,
     vocab: Vocab,
     *,
@@ -112,7 +112,7 @@ def judge(
 def judge_among(
     scorer: Scorer,
     objective: Objective | None,
-    task: Task,
+    task: Ranking,
     queries: Queries,
     vocab: Vocab,
     *,
@@ -151,7 +151,7 @@ def judge_among(
     return replace(together, sampling=sampling), fallback
 
 
-def _spans(task: Task, queries: Queries) -> tuple[Jagged | None, Jagged]:
+def _spans(task: Ranking, queries: Queries) -> tuple[Jagged | None, Jagged]:
     """(what is left out of the ranking, what is to be found) of some queries."""
     seen = jagged(queries.dataset.item, queries.start, queries.stop) if task.exclude_seen else None
     return seen, jagged(queries.dataset.item, queries.stop, queries.target)

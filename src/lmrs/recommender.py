@@ -142,6 +142,12 @@ class Recommender:
             raise UserError(needed="k of at least 1", came=f"k={k!r}")
         if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
             raise UserError(needed="a list of item ids as a history", came="a text", remedy="write ['id', 'id', ...]")
+        if self.system.task.serving is None:
+            raise UserError(
+                needed="a system that recommends items for a history",
+                came=f"{self.name}, whose task is {type(self.system.task).__name__}",
+                remedy="lmrs systems lists what each does",
+            )
         banned_ids = _texts(exclude)
         banned = self.vocab.item_numbers(banned_ids)
         strangers = tuple(text for text, number in zip(banned_ids, banned, strict=True) if number < 0)
@@ -207,7 +213,9 @@ class Recommender:
 
     def _top(self, rows: Rows, banned: np.ndarray, k: int, exclude_seen: bool) -> tuple[np.ndarray, np.ndarray]:
         """(items int32[R, k + 1], scores): one more than asked, to see what stands next to the last."""
-        cells, _ = scores(self.scorer, self.objective, self.system.task.view, rows, self.vocab, self.device)
+        serving = self.system.task.serving
+        assert serving is not None
+        cells, _ = scores(self.scorer, self.objective, serving, rows, self.vocab, self.device)
         cells[:, torch.from_numpy(banned)] = -torch.inf
         seen = jagged(rows.dataset.item, rows.start, rows.stop) if exclude_seen else None
         ranked = rank(cells, query=np.zeros(len(rows), np.int64), seen=seen, k=k + 1, seed=0)

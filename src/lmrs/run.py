@@ -164,7 +164,7 @@ def train(
     function = settings.find(system)
     made = settings.make(function, given)
     measures = default_measures(made) if measures is None else measures
-    chosen_measures(measures)
+    chosen_measures(measures, made.task)
     dataset, divided = loaded or _loaded(data, reporter)
     if isinstance(made.model, Model) and made.model.by_item and not data.queries and dataset.n_users > FEW:
         reporter.say(f"{short_name(system)} scores item by item: --queries {FEW} asks {FEW} users, not all {dataset.n_users:,}")
@@ -215,6 +215,8 @@ def again(
     """
     record = read_record(folder)
     recommender = Recommender.load(folder / MODEL, device=device)
+    measures = default_measures(recommender.system) if measures is None else measures
+    chosen_measures(measures, recommender.system.task)  # a misspelt one is told before anything is loaded
     dataset, divided = _loaded(data or record.data, reporter)
     if data is None and dataset.fingerprint != record.data_hash:
         raise DataError(
@@ -223,7 +225,6 @@ def again(
             remedy=f"name it: lmrs evaluate {folder} --data {record.data.source}",
         )
     seed = record.seed if seed is None else seed
-    measures = default_measures(recommender.system) if measures is None else measures
     if data is None and part == "test":
         measures = list(dict.fromkeys([*measured(folder), *measures]))
     return evaluate(recommender, divided, measures=measures, part=part, seed=seed, cost=read_cost(folder), reporter=reporter)

@@ -44,19 +44,17 @@ def evaluate(
     """
     from pathlib import Path
 
-    from lmrs.evaluate import chosen_measures
     from lmrs.fit import Execution
     from lmrs.hardware import use_threads
     from lmrs.progress import Reporter
     from lmrs.run import again
 
-    wanted = [str(each) for each in chosen_measures(measures)] if measures else None
     use_threads(threads)
     other = options.the_data(**data) if data["data"] is not None else None
     with Reporter(quiet=quiet) as reporter:
         found = again(
             Path(run),
-            measures=wanted,
+            measures=measures or None,
             data=other,
             part=part,
             seed=seed,

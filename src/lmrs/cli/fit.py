@@ -53,13 +53,11 @@ def fit(
     from pathlib import Path
 
     from lmrs import settings
-    from lmrs.evaluate import chosen_measures
     from lmrs.fit import Execution
     from lmrs.hardware import use_threads
     from lmrs.progress import Reporter
     from lmrs.run import train
 
-    wanted = [str(each) for each in chosen_measures(measures)] if measures else None
     given = settings.parse(settings.find(system), pairs)
     use_threads(threads)
     execution = Execution(device=device, micro_batch=micro_batch, checkpoint_every=checkpoint_every, precision=precision)
@@ -73,7 +71,7 @@ def fit(
             seed=seed,
             resume=resume,
             execution=execution,
-            measures=wanted,
+            measures=measures or None,
             reporter=reporter,
         )
     if not main:

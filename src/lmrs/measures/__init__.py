@@ -41,7 +41,7 @@ __all__ = [
     "ARP", "AUC", "BLEU", "DIV", "F1", "FCR", "FMR", "GAUC", "HR", "MAE", "MAP", "MINDMRR", "MRR", "NDCG", "PPL", "RMSE", "ROUGE",
     "TEXT", "USR", "Coverage", "Distinct", "Likelihoods", "Lists", "Measure", "Novelty", "PopularityBias", "Precision",
     "RankMeasure", "Ranks", "Recall", "Sampled", "Sampling", "SentenceBLEU", "TagF1", "TagRecall", "TextMeasure", "Texts", "auc",
-    "gauc", "mae", "parse", "parse_text", "rank_impressions", "rmse",
+    "canonical", "falls", "gauc", "mae", "parse", "parse_text", "rank_impressions", "rmse",
 ]  # fmt: skip
 
 Measure = RankMeasure | Sampled | Coverage | Novelty | ARP | PopularityBias | RMSE | MAE
@@ -103,3 +103,14 @@ def parse_text(text: str) -> TextMeasure | PPL:
     """
     found: TextMeasure | PPL = read_name(text, TEXT)
     return found
+
+
+def falls(measure: Measure | TextMeasure | PPL) -> bool:
+    """Whether smaller is better."""
+    return isinstance(measure, PPL | RMSE | MAE | DIV)
+
+
+def canonical(text: str) -> str:
+    """The name as `str` of the measure writes it, whichever kind it is. Raises UserError as `parse` does."""
+    word = re.split(r"[-@/\[]", text.strip())[0].lower()
+    return str(parse_text(text) if word in {kind.__name__.lower() for kind in TEXT} else parse(text))

@@ -1,7 +1,8 @@
 """What is asked of a trained system and how an answer is judged."""
 
 from lmrs.tasks.ranking import Ranking
+from lmrs.tasks.task import Answered, RecordTask
 
-Task = Ranking
+Task = Ranking | RecordTask
 
-__all__ = ["Ranking", "Task"]
+__all__ = ["Answered", "Ranking", "RecordTask", "Task"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +31,11 @@ class Ranking:
     view: View
     exclude_seen: bool = True
 
+    @property
+    def serving(self) -> View:
+        """How a bare history is read."""
+        return self.view
+
 
 class Question(NamedTuple):
     """Scores of a block of queries. which: int64[B] places in the Queries; scores: [B, V] in that order, or [B, K] of the
@@ -47,20 +52,20 @@ def scores(
     scorer: Scorer,
     objective: Objective | None,
     view: View,
-    rows: Rows,
+    rows: Any,
     vocab: Vocab,
     device: torch.device | str = "cpu",
     *,
     candidates: np.ndarray | None = None,
 ) -> tuple[Tensor, int]:
-    """[R, V] scores for the histories `rows`, in their order, and how many rows had no history to go by.
+    """[R, V] scores for the histories `rows` (Examples of the view), in their order, and how many rows had no history to go by.
 
     objective: the signal of the last stage, which knows how to ask (None for controls). candidates: int64[R, K], -1 where a row
     has fewer: score these alone, [R, K].
     """
     ask = objective if objective is not None else NextItem()
     short = view.asked(rows, asks=ask.asks)
-    known = short.stop > short.start
+    known = view.known(short)
     among = None if candidates is None else torch.from_numpy(candidates)
     out = torch.empty(len(rows), vocab.n_items if among is None else among.shape[1], dtype=torch.float32)
     if known.any():  # a row without positions is no question for a network, alone or among others

@@ -14,12 +14,13 @@ from lmrs.testing.measures import MeasureTests
 from lmrs.testing.models import ControlTests, ModelTests
 from lmrs.testing.objectives import ObjectiveTests
 from lmrs.testing.sources import SourceTests
-from lmrs.testing.systems import SystemTests
+from lmrs.testing.systems import FittedTests, SystemTests
 from lmrs.testing.values import check_repr, rebuilt
 from lmrs.testing.views import ViewTests
 
 __all__ = [
     "ControlTests",
+    "FittedTests",
     "LossTests",
     "MeasureTests",
     "ModelTests",

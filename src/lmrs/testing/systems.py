@@ -33,8 +33,10 @@ from lmrs.views import Rows
 EPOCHS = 2
 
 
-class SystemTests:
-    """Subclass, name it Test..., set `part` to a staticmethod: the function that makes the system.
+class FittedTests:
+    """What holds for every System, whatever its task; `SystemTests` adds what holds for those that rank items for a history.
+
+    Subclass, name it Test..., set `part` to a staticmethod: the function that makes the system.
 
     options: keywords that make it small enough for a few dozen users. cell: its training strategy in the survey's words
     (lmrs.taxonomy). still: tuned tensors that two epochs on tiny data need not move.
@@ -44,6 +46,11 @@ class SystemTests:
     options: ClassVar[dict[str, Any]] = {}
     cell: ClassVar[str] = taxonomy.PRETRAIN
     still: ClassVar[tuple[str, ...]] = ()
+
+    @staticmethod
+    def data() -> Split:
+        """What to train on, equal in every call. Override it where the usual data lacks what the system reads."""
+        return tiny.split()
 
     def system(self) -> System:
         """The system with the small options, two epochs a stage, small batches."""
@@ -55,11 +62,7 @@ class SystemTests:
         return replace(made, stages=stages)
 
     def fitted(self) -> Fitted:
-        return _fitted(self.system())
-
-    def scores(self, rows: Rows) -> tuple[torch.Tensor, int]:
-        fitted = self.fitted()
-        return scores(fitted.scorer, fitted.objective, fitted.system.task.view, rows, fitted.vocab)
+        return _fitted(self.system(), self.data)
 
     def test_every_option_has_a_name_a_default_and_a_type(self) -> None:
         for name, option in inspect.signature(self.part).parameters.items():
@@ -112,27 +115,42 @@ class SystemTests:
             assert counted["tensors_moved"] >= counted["tensors_tuned"] - len(self.still), counted
 
     def test_the_same_seed_gives_the_same_bits(self) -> None:
-        one, two = self.fitted(), fit(self.system(), tiny.split(), seed=3, execution=Execution(device="cpu"))
+        one, two = self.fitted(), fit(self.system(), self.data(), seed=3, execution=Execution(device="cpu"))
         assert one.log == two.log
         first, second = one.scorer.state_dict(), two.scorer.state_dict()
         assert first.keys() == second.keys()
         for name, tensor in first.items():
             assert torch.equal(tensor, second[name]), f"{name} differs"
 
+
+class SystemTests(FittedTests):
+    """What every System that ranks items for a history must keep to: its answers, alone and in batches, saved and loaded."""
+
+    def scores(self, rows: Rows) -> tuple[torch.Tensor, int]:
+        fitted = self.fitted()
+        serving = fitted.system.task.serving
+        assert serving is not None, "a task without a way to ask: use FittedTests"
+        return scores(fitted.scorer, fitted.objective, serving, rows, fitted.vocab)
+
     def test_the_future_is_not_read(self) -> None:
         """With other events in the test part, the same model is learned."""
-        data = tiny.dataset()
-        part = tiny.split(data)
-        test = part.sealed_test
+        part = self.data()
+        data, test = part.dataset, part.sealed_test
         item = data.item.copy()
         item[test.stop] = (item[test.stop] + 1) % data.n_items
-        other = tiny.split(replace(data, item=item))
+        other = replace(
+            part,
+            dataset=(new := replace(data, item=item)),
+            train=replace(part.train, dataset=new),
+            valid=replace(part.valid, dataset=new),
+            sealed_test=replace(test, dataset=new),
+        )
         again = fit(self.system(), other, seed=3, execution=Execution(device="cpu"))
         for name, tensor in self.fitted().scorer.state_dict().items():
             assert torch.equal(tensor, again.scorer.state_dict()[name]), f"{name} depends on the test part"
 
     def test_answers_in_a_batch_are_answers_alone(self) -> None:
-        split = tiny.split()
+        split = self.data()
         rows = _histories(split)
         whole, _ = self.scores(rows)
         assert whole.shape == (len(rows), split.dataset.n_items)
@@ -143,7 +161,7 @@ class SystemTests:
 
     def test_users_without_history_get_popularity(self) -> None:
         """Alone and among others; and how many they are is said."""
-        split = tiny.split()
+        split = self.data()
         rows = _histories(split)
         wanted = torch.from_numpy(split.train.counts()).float()
         for which in (np.array([0]), np.array([0, 1]), np.array([2, 0, 1, 0])):
@@ -155,8 +173,9 @@ class SystemTests:
                 assert torch.equal(found[at], wanted), "not the training popularity"
 
     def test_long_histories_are_cut_not_refused(self) -> None:
-        view = self.fitted().system.task.view
-        long = tiny.dataset(users=1, longest=1, items=tiny.dataset().n_items)
+        view = self.fitted().system.task.serving
+        assert view is not None
+        long = self.data().dataset
         item = (np.arange(view.max_len * 2 + 3) % (long.n_items - 1)).astype(np.int32)
         data = Dataset("long", long.vocab, item, np.array([0, len(item)]), time=np.arange(len(item)) * tiny.DAY)
         found, empty = self.scores(Rows(data, np.array([0]), np.array([0]), np.array([len(item)])))
@@ -168,7 +187,7 @@ class SystemTests:
         with tempfile.TemporaryDirectory() as folder:
             after = Recommender.load(before.save(Path(folder) / "model"))
         assert after.system == before.system
-        histories = _texts(tiny.split())
+        histories = _texts(self.data())
         for one, two in zip(after.recommend_batch(histories, k=5), before.recommend_batch(histories, k=5), strict=True):
             # Products round by where their operands lie in memory, so the last bits of scores may differ between two copies.
             assert np.allclose(one.scores, two.scores, rtol=1e-5, atol=1e-6)
@@ -176,7 +195,7 @@ class SystemTests:
 
     def test_recommendations_in_a_batch_are_those_alone(self) -> None:
         recommender = Recommender.of(self.fitted())
-        histories = _texts(tiny.split())
+        histories = _texts(self.data())
         for history, found in zip(histories, recommender.recommend_batch(histories, k=5)):
             alone = recommender.recommend(history, k=5)
             assert found.ids == alone.ids, f"{found.ids} in a batch, {alone.ids} alone"
@@ -187,7 +206,7 @@ class SystemTests:
 
     def test_unknown_items_are_ignored_and_reported(self) -> None:
         recommender = Recommender.of(self.fitted())
-        history = _texts(tiny.split())[0]
+        history = _texts(self.data())[0]
         with_stranger = recommender.recommend(["never heard of", *history, "nor of this"], k=5)
         assert with_stranger.unknown == ("never heard of", "nor of this")
         assert with_stranger.ids == recommender.recommend(history, k=5).ids
@@ -197,7 +216,7 @@ class SystemTests:
 
     def test_what_is_excluded_does_not_come(self) -> None:
         recommender = Recommender.of(self.fitted())
-        history = _texts(tiny.split())[0]
+        history = _texts(self.data())[0]
         first = recommender.recommend(history, k=5).ids
         assert not set(recommender.recommend(history, k=5, exclude=first[:2]).ids) & set(first[:2])
         assert recommender.recommend(history, k=3, exclude=first[:2]).ids == first[2:5]
@@ -215,9 +234,9 @@ def _histories(split: Split) -> Rows:
 
 
 @cache
-def _fitted(system: System) -> Fitted:
+def _fitted(system: System, data: Callable[[], Split]) -> Fitted:
     """Trained once for all checks. The seal is tried in passing."""
-    split = tiny.split()
+    split = data()
     fitted = fit(system, split, seed=3, execution=Execution(device="cpu"))
     try:
         len(split.test)

@@ -1,7 +1,7 @@
 """How a Dataset is read as examples."""
 
+from lmrs.views.profiled import Profiled
 from lmrs.views.sequence import ItemSequence, Rows
+from lmrs.views.view import Examples, View
 
-View = ItemSequence
-
-__all__ = ["ItemSequence", "Rows", "View"]
+__all__ = ["Examples", "ItemSequence", "Profiled", "Rows", "View"]

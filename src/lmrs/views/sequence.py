@@ -110,3 +110,7 @@ class ItemSequence:
     def asked(self, rows: Rows, *, asks: int) -> Rows:
         """Histories cut from the left so that `asks` more positions fit."""
         return Rows(rows.dataset, rows.user, np.maximum(rows.start, rows.stop - (self.max_len - asks)), rows.stop)
+
+    def known(self, rows: Rows) -> np.ndarray:
+        """bool[R]: rows with a history."""
+        return rows.stop > rows.start
