@@ -74,6 +74,11 @@ class TestTextItems(ModelTests):
     unused = ("adaptor.noise.weight",)  # the gate's noise needs a generator
 
 
+class TestProfilePrompt(ModelTests):
+    part = models.ProfilePrompt(models.Transformer(**SMALL), personal=False, length=2)
+    unused = ("prompt.table",)  # rows that no `start` opens are read by the body alone
+
+
 class TestTextItemsWithIds(ModelTests):
     part = models.TextItems(READER, ItemText(("title",)), models.Adaptor(experts=1), ids=True, **SMALL)
 
@@ -190,6 +195,15 @@ class TestContrastiveOfTexts(ObjectiveTests):
     model = models.TextItems(READER, adaptor=models.Adaptor(experts=2), **SMALL)
 
 
+class TestOpened(ObjectiveTests):
+    part = objectives.Opened(hide=0.5, drop=0.4)
+    model = models.ProfilePrompt(
+        models.Transformer(dim=8, layers=2, heads=2, max_len=12, dropout=0.3), personal=False, length=2
+    )
+    zero_cost = {"next": math.log(V), "alike": math.log(10)}  # ten rows in the batch
+    runs = 1  # the others predict nothing
+
+
 class TestReplaced(ObjectiveTests):
     part = objectives.Replaced()
     zero_cost = {"cloze": math.log(V), "replaced": math.log(2)}
@@ -226,6 +240,10 @@ class TestItemSequenceInWindows(ViewTests):
 
 class TestItemSequencePrefixes(ViewTests):
     part = views.ItemSequence(max_len=5, prefixes=True)
+
+
+class TestProfiled(ViewTests):
+    part = views.Profiled(views.ItemSequence(max_len=5))
 
 
 class TestFullSoftmax(LossTests):
@@ -432,6 +450,23 @@ class TestLanguageWithSoftPrompts(SystemTests):
     part = staticmethod(systems.language)
     options = {**TALK, "strategy": taxonomy.FIXED_MODEL, "measure": "NDCG@10/3neg"}
     cell = taxonomy.FIXED_MODEL
+
+
+COLD = {"few": 4, "dim": 8, "layers": 1, "heads": 1, "max_len": 9, "hidden": 8}
+
+
+class TestPPR(SystemTests):
+    part = staticmethod(systems.ppr)
+    options = {**COLD, "loss": "softmax"}
+    cell = taxonomy.FIXED_MODEL
+    data = staticmethod(tiny.profiled)
+
+
+class TestPPRFullAndShared(SystemTests):
+    part = staticmethod(systems.ppr)
+    options = {**COLD, "variant": "full", "length": 2, "personal": False}
+    cell = taxonomy.BOTH
+    data = staticmethod(tiny.profiled)
 
 
 class TestPopularitySystem(SystemTests):

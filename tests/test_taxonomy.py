@@ -26,6 +26,7 @@ CELLS = {
     "zero-shot": taxonomy.TUNING_FREE,
     "tallrec": taxonomy.FIXED_PROMPT,
     "language": taxonomy.TUNING_FREE,
+    "ppr": taxonomy.FIXED_MODEL,
     "popularity": taxonomy.CONTROL,
     "recent-popularity": taxonomy.CONTROL,
     "markov": taxonomy.CONTROL,
@@ -68,7 +69,7 @@ def test_the_survey_agrees_but_for_the_listed_contradictions() -> None:
 
 def test_systems_that_the_survey_names_say_so() -> None:
     named = {name for name, make in systems.CATALOGUE.items() if make().paper.survey}
-    assert named == {"bert4rec", "s3rec", "transformers4rec", "unisrec", "zero-shot"}
+    assert named == {"bert4rec", "ppr", "s3rec", "transformers4rec", "unisrec", "zero-shot"}
 
 
 def test_without_its_pre_training_s3rec_is_trained_in_one_stage() -> None:

@@ -9,6 +9,7 @@ from lmrs.models.markov import Markov
 from lmrs.models.neighbours import ItemKNN
 from lmrs.models.network import Control, ControlScorer, Model, Network, Scorer
 from lmrs.models.popularity import Popularity, RecentPopularity
+from lmrs.models.profile_prompt import ProfilePrompt
 from lmrs.models.prompted import Prompted
 from lmrs.models.recurrent import Recurrent
 from lmrs.models.text_items import TextItems
@@ -29,6 +30,7 @@ __all__ = [
     "Popularity",
     "PostNorm",
     "PreNorm",
+    "ProfilePrompt",
     "Prompted",
     "QueryNorm",
     "RecentPopularity",

@@ -7,6 +7,7 @@ from lmrs.objectives.mutual import Mutual
 from lmrs.objectives.next_item import NextItem
 from lmrs.objectives.next_items import NextItems
 from lmrs.objectives.objective import Objective
+from lmrs.objectives.opened import Opened
 from lmrs.objectives.permuted import Permuted
 from lmrs.objectives.replaced import Replaced
 from lmrs.objectives.total import Total
@@ -20,6 +21,7 @@ __all__ = [
     "NextItem",
     "NextItems",
     "Objective",
+    "Opened",
     "Permuted",
     "Replaced",
     "Total",

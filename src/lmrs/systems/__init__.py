@@ -14,6 +14,7 @@ from lmrs.systems.item_knn import item_knn
 from lmrs.systems.language import language
 from lmrs.systems.markov import markov
 from lmrs.systems.popularity import popularity
+from lmrs.systems.ppr import ppr
 from lmrs.systems.recent_popularity import recent_popularity
 from lmrs.systems.s3rec import s3rec
 from lmrs.systems.sasrec import sasrec
@@ -31,6 +32,8 @@ CATALOGUE: dict[str, Callable[..., System]] = {
     "s3rec": s3rec,
     "transformers4rec": transformers4rec,
     "esasrec": esasrec,
+    # prompts to models of item ids
+    "ppr": ppr,
     # item texts, read by a frozen language model
     "unisrec": unisrec,
     # language models, asked in words
@@ -47,5 +50,5 @@ CATALOGUE: dict[str, Callable[..., System]] = {
 
 __all__ = [
     "CATALOGUE", "bert4rec", "caser", "ease", "esasrec", "gru4rec", "item_knn", "language", "markov", "popularity",
-    "recent_popularity", "s3rec", "sasrec", "tallrec", "transformers4rec", "unisrec", "zero_shot",
+    "ppr", "recent_popularity", "s3rec", "sasrec", "tallrec", "transformers4rec", "unisrec", "zero_shot",
 ]  # fmt: skip

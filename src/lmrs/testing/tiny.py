@@ -53,6 +53,19 @@ def split(data: Dataset | None = None) -> Split:
     return leave_one_out(data or dataset())
 
 
+def with_users(data: Dataset) -> Dataset:
+    """The data set with a table of its users: age and gender, a height that is no category, u1 of whom nothing is known."""
+    age = pa.array([None if at == 1 else (25, 35, 50)[at % 3] for at in range(data.n_users)], pa.int32())
+    gender = pa.array([None if at in (1, 7) else "FM"[at % 2] for at in range(data.n_users)]).dictionary_encode()
+    height = pa.array(np.linspace(1.5, 2, data.n_users))
+    return replace(data, users=pa.table({"user_id": data.vocab.users, "age": age, "gender": gender, "height": height}))
+
+
+def profiled() -> Split:
+    """Leave-one-out of the tiny data set with its users."""
+    return split(with_users(dataset()))
+
+
 def vocab(train: Train) -> Vocab:
     """The vocabulary as `fit` hands it to a model: with training counts and the item table."""
     return replace(train.dataset.vocab, counts=train.counts(), catalogue=train.dataset.items)
