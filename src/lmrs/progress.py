@@ -5,15 +5,19 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
 
 
 class Reporter:
     """Progress of one run, written to standard error. quiet: show nothing. Use as a context manager."""
 
     def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
+        from rich.console import Console
+
         self.console = console or Console(stderr=True, quiet=quiet)
         self.quiet = quiet
         self._bar: Progress | None = None
@@ -22,6 +26,8 @@ class Reporter:
 
     def __enter__(self) -> Reporter:
         if not self.quiet and self.console.is_terminal:
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=24),

@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from lmrs.files import storage
 
-BUCKET = 1 << 17  # events sorted at once
-PIECE = 1 << 16  # events moved at once
+BUCKET = 1 << 16  # events sorted at once
+PIECE = 1 << 15  # events moved at once
 DTYPES = {"item": np.int32, "time": np.int64, "rating": np.float32, "type": np.int32}
 
 
@@ -61,10 +61,9 @@ class EventWriter:
         """Appends events: user int32[n] numbers, and one array of length n for each column."""
         if not len(user):
             return
-        seen = np.bincount(user)
-        if len(seen) > len(self.counts):
-            self.counts = np.pad(self.counts, (0, len(seen) - len(self.counts)))
-        self.counts[: len(seen)] += seen
+        if (needed := int(user.max()) + 1) > len(self.counts):
+            self.counts = np.pad(self.counts, (0, needed - len(self.counts)))
+        np.add.at(self.counts, user, 1)
         with storage(self.folder, size=len(user) * 24):
             self._spool["user"].write(np.ascontiguousarray(user, np.int32).data)
             for name in self.columns:
@@ -105,7 +104,9 @@ class EventWriter:
             spool = {name: stack.enter_context(self._path("spool", name).open("rb")) for name in self.columns}
             runs = {name: stack.enter_context(self._path("run", name).open("wb")) for name in self._dtypes}
             while len(user := _read(users, np.int32, PIECE)):
-                run = np.searchsorted(bounds, user, side="right") - 1
+                run = (np.searchsorted(bounds, user, side="right") - 1).astype(
+                    np.min_scalar_type(len(bounds))
+                )  # short: radix sort
                 order = np.argsort(run, kind="stable")
                 sizes = np.bincount(run, minlength=len(cursor))
                 ends = np.cumsum(sizes)

@@ -14,6 +14,8 @@ import pyarrow.compute as pc
 
 from lmrs.errors import DataError, did_you_mean
 
+BLOCK = 1 << 15  # texts that a Numbering keeps in one array
+
 
 @dataclass(frozen=True, eq=False)
 class Attributes:
@@ -70,7 +72,7 @@ class Numbering:
     """Numbers distinct values in order of first appearance, a chunk at a time, without Python per value."""
 
     def __init__(self) -> None:
-        self._text = pa.array([], pa.large_string())  # texts in the order of their numbers
+        self._texts: list[pa.Array] = []  # texts in the order of their numbers, BLOCK in each array but the last
         self._keys, self._places = np.zeros(0, np.int64), np.zeros(0, np.int32)  # integers, rising, and their numbers
         self._factor = 0x9E3779B97F4A7C15  # of the hash of texts; odd
 
@@ -87,19 +89,37 @@ class Numbering:
         while True:
             kept = self._keys, self._places
             numbers, fresh = self._numbered(_hashes(values, self._factor))
-            text = pa.concat_arrays([self._text, values.take(pa.array(fresh))]) if len(fresh) else self._text
-            # Two texts may share a hash: then no text would be found twice under its number, and another hash is tried.
-            if pc.all(pc.equal(text.take(pa.array(numbers)), values)).as_py() is not False:
-                self._text = text
+            # Two texts may share a hash: then some text is not the one that has its number, and another hash is tried.
+            if self._agree(numbers, fresh, values, known=len(kept[0])):
+                self._keep(values.take(pa.array(fresh)))
                 return numbers
             self._keys, self._places = kept
             while True:
                 self._factor = (self._factor * 6364136223846793005 + 1442695040888963407) % 2**64 | 1
-                keys = _hashes(self._text, self._factor)
+                keys = np.concatenate([np.zeros(0, np.int64), *(_hashes(text, self._factor) for text in self._texts)])
                 order = np.argsort(keys, kind="stable")
                 self._keys, self._places = keys[order], order.astype(np.int32)
                 if len(keys) < 2 or (self._keys[1:] != self._keys[:-1]).all():
                     break
+
+    def _agree(self, numbers: np.ndarray, fresh: np.ndarray, values: pa.Array, *, known: int) -> bool:
+        """Whether every value is the text of its number: one of the `known` kept ones, or the one at `fresh` in the values."""
+        new = np.flatnonzero(numbers >= known)
+        pairs = [(values.take(pa.array(fresh[numbers[new] - known])), new)] if len(new) else []
+        for block, text in enumerate(self._texts):
+            here = np.flatnonzero((numbers >= block * BLOCK) & (numbers < min(known, (block + 1) * BLOCK)))
+            if len(here):
+                pairs.append((text.take(pa.array(numbers[here] - block * BLOCK)), here))
+        return all(text.equals(values.take(pa.array(here))) for text, here in pairs)
+
+    def _keep(self, text: pa.Array) -> None:
+        """Appends texts in blocks, so that growing moves one block and not all of them."""
+        while len(text):
+            if not self._texts or len(self._texts[-1]) == BLOCK:
+                self._texts.append(pa.array([], pa.large_string()))
+            room = BLOCK - len(self._texts[-1])
+            self._texts[-1] = pa.concat_arrays([self._texts[-1], text.slice(0, room)])
+            text = text.slice(room)
 
     def _numbered(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(int32 numbers of int64 values, where the new ones first occur in the order of their numbers), by binary search.
@@ -115,14 +135,15 @@ class Numbering:
         fresh = np.flatnonzero(~known)
         order = fresh[np.argsort(first[fresh])]
         places[order] = len(self._keys) + np.arange(len(fresh))
-        self._places = np.insert(self._places, at[fresh], places[fresh])
-        self._keys = np.insert(self._keys, at[fresh], distinct[fresh])
+        if len(fresh):
+            self._places = np.insert(self._places, at[fresh], places[fresh])
+            self._keys = np.insert(self._keys, at[fresh], distinct[fresh])
         return places[inverse], first[order]
 
     def text(self) -> pa.Array:
         """The values as large_string in the order of their numbers; integers as their decimal text."""
-        if len(self._text):
-            return self._text
+        if self._texts:
+            return pa.concat_arrays(self._texts)
         return pa.array(self._keys[np.argsort(self._places)]).cast(pa.large_string())
 
 
@@ -136,7 +157,7 @@ def _hashes(texts: pa.Array, factor: int) -> np.ndarray:
     powers = np.cumprod(np.full(longest, factor, np.uint64))
     data = texts.buffers()[2]
     raw = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(0, np.uint8)
-    rows = max(1, (1 << 18) // max(1, longest))  # at most 2 MiB of products at once
+    rows = max(1, (1 << 15) // max(1, longest))  # at most 256 KiB of products at once: they stay in the cache
     for lo in range(0, len(texts), rows):
         ends = offsets[lo : min(lo + rows, len(texts)) + 1]
         size = np.diff(ends)

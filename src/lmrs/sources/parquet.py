@@ -64,7 +64,7 @@ def read_lists(path: Path, *, user: str, items: str) -> Iterator[Chunk]:
 def _batches(path: Path, columns: list[str]) -> Iterator[tuple[pa.RecordBatch, int]]:
     """(record batch, 1-based number of its first row); pages are read as they are needed."""
     with _named(path):
-        file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True)
+        file = pq.ParquetFile(path, buffer_size=1 << 17, pre_buffer=False, page_checksum_verification=True)
         batches = file.iter_batches(batch_size=ROWS, columns=columns, use_threads=False)
     first = 1
     while True:

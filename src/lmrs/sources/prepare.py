@@ -206,6 +206,7 @@ def _fill(work: Path, layout: Layout, *, made: dict, lenient: bool, drop_duplica
             came = f"{reading.rows:,} rows, none of them usable" if reading.rows else "none"
             raise DataError(needed=f"events in {layout.events.path}", came=came, remedy="is it the right file?")
         user_table, user_notes = _users(layout, reading.users.text(), judge)
+        reading.users = Numbering()  # sorting needs the room
         found = writer.finish(n_users=user_table.num_rows, drop_duplicates=drop_duplicates, find_duplicates=not layout.lists)
     item_table, attributes, item_notes = _items(layout, reading.items.text(), judge)
     edges = None
