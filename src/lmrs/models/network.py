@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from lmrs.batch import Batch
-from lmrs.errors import CheckpointError
+from lmrs.errors import CheckpointError, UserError
 from lmrs.losses import Output
 from lmrs.split import Train
 from lmrs.visibility import Visibility
@@ -43,6 +44,10 @@ class Model(ABC):
         return False
 
     @property
+    def knows_users(self) -> bool:
+        return False
+
+    @property
     def origin(self) -> str:
         """A fingerprint of the weights it starts from, "" where they are drawn. Raises UserError if they are not at hand."""
         return ""
@@ -59,7 +64,7 @@ class Model(ABC):
         return "model"
 
     def prepare(self, train: Train, *, seed: int) -> Prepared | None:
-        """What the model fits to training events before `build` (an index of the items), or None. It is a function of its arguments.
+        """What the model fits to training events before `build` (an index of the items), or None; a function of its arguments.
 
         fit calls it once, hands it to `build` as `vocab.prepared`, and keeps it with the model.
         """
@@ -132,6 +137,13 @@ class ControlScorer(Scorer):
             setattr(self, name, value.to(own[name].device))
 
 
+class Explained(Protocol):
+    """Why an item, in words; networks add what else they know of it."""
+
+    @property
+    def text(self) -> str: ...
+
+
 class Network(Scorer):
     """A Scorer with states: trained by gradient descent through an Objective.
 
@@ -174,6 +186,16 @@ class Network(Scorer):
         Here the items' scores; of a network that is asked yes or no, log p(yes) - log p(no).
         """
         return self.output().scores_of(self.read(self.forward(batch, visible, rng, at)), items)
+
+    def explain(self, batch: Batch, item: int, *, k: int = 1) -> tuple[Explained, ...]:
+        """At most k reasons for an item, best first; none if there is none.
+
+        batch: one row, the history in `item` (possibly nothing), the user's number in `rows["user"]` (-1: nobody known), and in
+        `texts["feature"]` what should be spoken of (or None). Raises UserError for a network that gives no reasons.
+        """
+        raise UserError(
+            needed="a system that explains, such as peter, pepler or plm-rec", came=type(self).__name__, remedy="fit one of them"
+        )
 
     def score(self, batch: Batch, visible: Visibility) -> Tensor:
         asked = batch.channels["asked"].nonzero()[:, 0]
