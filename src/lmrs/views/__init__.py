@@ -1,7 +1,8 @@
 """How a Dataset is read as examples."""
 
+from lmrs.views.paths import Paths
 from lmrs.views.profiled import Profiled
 from lmrs.views.sequence import ItemSequence, Rows
 from lmrs.views.view import Examples, View
 
-__all__ = ["Examples", "ItemSequence", "Profiled", "Rows", "View"]
+__all__ = ["Examples", "ItemSequence", "Profiled", "Paths", "Profiled", "Rows", "View"]
