@@ -17,7 +17,12 @@ def made(rows):
     """A Batch of the rows with a second channel (negated) of two columns and a row channel with the place a row was given in."""
     flat = torch.tensor([item for row in rows for item in row], dtype=torch.int64)
     lengths = torch.tensor([len(row) for row in rows])
-    return from_rows({"item": flat, "pair": torch.stack([-flat, flat], 1)}, lengths, {"mark": 10 * torch.arange(len(rows))})
+    channels = {"item": flat, "pair": torch.stack([-flat, flat], 1)}
+    return from_rows(channels, lengths, {"mark": 10 * torch.arange(len(rows))}, {"said": [said(row) for row in rows]})
+
+
+def said(row):
+    return " ".join(map(str, row)) or None
 
 
 def lists(batch, channel="item"):
@@ -36,6 +41,7 @@ def test_from_rows_sorts_by_falling_length_and_keeps_rows_whole(rows):
     assert lists(batch, "position") == [list(range(len(rows[r]))) for r in order]
     assert batch.rows["example"].tolist() == order
     assert batch.rows["mark"].tolist() == [10 * r for r in order]
+    assert batch.texts == {"said": tuple(said(rows[r]) for r in order)}
     assert batch.lengths.tolist() == [len(rows[r]) for r in order]
     assert batch.row_of.tolist() == [at for at, r in enumerate(order) for _ in rows[r]]
     assert (batch.n_rows, batch.n_positions) == (len(rows), sum(map(len, rows)))
@@ -81,6 +87,7 @@ def test_take_keeps_rows_in_order_with_all_they_have(rows, data):
         assert lists(part, channel) == [lists(batch, channel)[r] for r in which]
     assert part.rows["example"].tolist() == batch.rows["example"][which].tolist()
     assert part.rows["mark"].tolist() == batch.rows["mark"][which].tolist()
+    assert part.texts == {"said": tuple(batch.texts["said"][r] for r in which)}
 
 
 def test_take_brings_the_parts_of_its_examples_along_however_they_are_ordered():

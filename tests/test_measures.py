@@ -17,6 +17,7 @@ from lmrs.errors import ContractError, UserError
 from lmrs.measures import (
     ARP,
     AUC,
+    BLEU,
     F1,
     GAUC,
     HR,
@@ -25,7 +26,10 @@ from lmrs.measures import (
     MINDMRR,
     MRR,
     NDCG,
+    PPL,
     RMSE,
+    ROUGE,
+    USR,
     Coverage,
     Lists,
     Novelty,
@@ -38,6 +42,8 @@ from lmrs.measures import (
     TagF1,
     TagRecall,
     auc,
+    canonical,
+    falls,
     gauc,
     mae,
     parse,
@@ -65,6 +71,12 @@ def test_a_measure_is_a_value_that_can_be_written_and_read(measure):
     assert parse(f" {str(measure).lower()} ") == measure
     assert eval(repr(measure), vars(measures)) == measure
     assert hash(parse(str(measure))) == hash(measure)
+
+
+@pytest.mark.parametrize("measure", [*EVERY, BLEU(4), ROUGE("L"), USR(), PPL()], ids=str)
+def test_the_canonical_name_is_what_str_writes(measure):
+    assert canonical(str(measure)) == canonical(f" {str(measure).lower()} ") == str(measure)
+    assert falls(measure) == isinstance(measure, RMSE | MAE | PPL)
 
 
 def test_every_family_is_in_the_list():
