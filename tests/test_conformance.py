@@ -140,6 +140,16 @@ class TestContinuationAtOnePlace(ObjectiveTests):
     zero_cost = {"title": math.log(V)}
 
 
+class TestMargin(ObjectiveTests):
+    part = objectives.Margin(places="all")
+    zero_cost = {"margin": V - 1}
+
+
+class TestMarginAtTheLastPlace(ObjectiveTests):
+    part = objectives.Margin(margin=0.5, places="last")
+    zero_cost = {"margin": (V - 1) / 2}
+
+
 class TestVerdict(ObjectiveTests):
     part = objectives.Verdict(negatives.Uniform(k=3), places="all")
     zero_cost = {"verdict": math.log(2)}
@@ -426,6 +436,25 @@ class TestZeroShotSystem(SystemTests):
     part = staticmethod(systems.zero_shot)
     options = TALK
     cell = taxonomy.TUNING_FREE
+
+
+class TestLMRecSystem(SystemTests):
+    part = staticmethod(systems.lmrec)
+    options = TALK
+    cell = taxonomy.TUNING_FREE
+
+
+class TestLMRecTunedSystem(SystemTests):
+    part = staticmethod(systems.lmrec)
+    options = {
+        "backbone": "tiny-encoder",
+        "max_len": 4,
+        "scorer": "masks",
+        "masks": 9,
+        "loss": "hinge",
+        "measure": "NDCG@10/3neg",
+    }
+    cell = taxonomy.FIXED_PROMPT
 
 
 class TestTALLRecSystem(SystemTests):

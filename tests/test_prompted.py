@@ -179,7 +179,7 @@ def test_fresh_weights_are_other_weights() -> None:
         ({"backbone": ENCODER}, "needed a backbone of family causal .*got tiny-encoder, of family encoder; choose one of"),
         ({"read": "words"}, r"needed \{candidate\} in the template with read='words', and only there"),
         ({"template": ASKED}, r"needed \{candidate\} in the template with read='words', and only there"),
-        ({"read": "thought"}, "needed read 'title' or 'words' or 'state', got 'thought'"),
+        ({"read": "thought"}, "needed read 'title' or 'words' or 'state' or 'masks', got 'thought'"),
         ({"score": "median"}, "needed score 'sum' or 'mean' or 'pmi'"),
         ({"max_len": 0}, "max_len of at least 1"),
     ],

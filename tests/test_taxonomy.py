@@ -23,6 +23,7 @@ CELLS = {
     "transformers4rec": taxonomy.PRETRAIN,
     "s3rec": taxonomy.WHOLE,
     "unisrec": taxonomy.PART,
+    "lmrec": taxonomy.TUNING_FREE,
     "zero-shot": taxonomy.TUNING_FREE,
     "tallrec": taxonomy.FIXED_PROMPT,
     "language": taxonomy.TUNING_FREE,
@@ -69,7 +70,7 @@ def test_the_survey_agrees_but_for_the_listed_contradictions() -> None:
 
 def test_systems_that_the_survey_names_say_so() -> None:
     named = {name for name, make in systems.CATALOGUE.items() if make().paper.survey}
-    assert named == {"bert4rec", "ppr", "s3rec", "transformers4rec", "unisrec", "zero-shot"}
+    assert named == {"bert4rec", "ppr", "s3rec", "transformers4rec", "unisrec", "zero-shot", "lmrec"}
 
 
 def test_without_its_pre_training_s3rec_is_trained_in_one_stage() -> None:

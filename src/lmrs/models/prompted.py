@@ -1,7 +1,8 @@
 """A pre-trained language model as a recommender: a history becomes a prompt; items are scored by what the model makes of it.
 
-Three ways to read the answer, over one prompt and one backbone, a file each:
+Four ways to read the answer, over one prompt and one backbone, a file each:
 "title": log p(title of the item | prompt), item by item, which needs no training and works for items never seen;
+"masks": the probability of the title's tokens at the masks of an encoder, all items from one pass over the prompt;
 "words": log p(yes) - log p(no) after a prompt that names the item, or at its mask: item by item as well;
 "state": the model's state after the prompt times a table with a vector for each item, which must be trained.
 """
@@ -26,7 +27,7 @@ from lmrs.language.adapters import Adapter, apply
 from lmrs.language.known import family_named, names_of
 from lmrs.losses import Output
 from lmrs.models.network import Model, Network
-from lmrs.prompts import Column, Compiled, Soft, Template, YesNo, declare, parse
+from lmrs.prompts import Column, Compiled, MultiMask, Soft, Template, YesNo, declare, parse
 from lmrs.prompts.places import InputVectors, SoftPrompts, build
 from lmrs.prompts.sources import Free
 from lmrs.prompts.start import from_vocabulary
@@ -37,20 +38,26 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PLAIN = "{list history}"  # no words of the author's: the text of the items and nothing else
-READS = ("title", "words", "state")
-SCORES = ("sum", "mean", "pmi")
+READS = ("title", "words", "state", "masks")
+SCORES = ("sum", "mean", "pmi", "sentence")
+FAMILIES = {"title": ("causal",), "words": ("causal", "encoder"), "state": ("causal", "encoder"), "masks": ("encoder",)}
+# What an encoder's word head is called: BERT; RoBERTa; DistilBERT; ELECTRA.
+WORD_HEADS = ("backbone.cls.", "backbone.lm_head.", "backbone.vocab_", "backbone.generator_")
 
 
 @dataclass(frozen=True)
 class Prompted(Model):
     """A language model that reads a history as text.
 
-    backbone: which one; "title" needs a causal one, the others a causal one or an encoder ("words": with a trained word head).
+    backbone: which one; "title" needs a causal one, "masks" an encoder, the others either (an encoder with a word head for
+    "words" and "masks").
     template: in the notation of `prompts.parse`. Columns: `history` (titles, oldest first) and `history.NAME` for a column NAME
-    of the catalogue or an item attribute; for "words" also `candidate` and `candidate.NAME`, and one [mask] for an encoder. Soft
-    slots get free vectors, begun at words drawn from the vocabulary.
-    read: as above. words: what "words" reads. score: of "title": "sum" of the log-probabilities of the title's tokens, their
-    "mean", or "pmi", the sum less that after a prompt without history.
+    of the catalogue or an item attribute; for "words" also `candidate` and `candidate.NAME`, and one [mask] for an encoder; for
+    "masks" as many masks as are read. Soft slots get free vectors, begun at words drawn from the vocabulary.
+    read: as above. words: what "words" reads. masks: what "masks" reads.
+    score: of "title": "sum" of the log-probabilities of the title's tokens, their "mean", "pmi" (of "masks", too), the score less
+    that after a prompt without history, or "sentence", the mean over all tokens of prompt and title but the first (LMRec).
+    head: of an encoder's words: "trained", or "new" for one that was saved without: drawn at random, to be trained.
     ending: what closes a title, so that "Alien" is not half of "Aliens". pooling: of "state": the "last" token or the "mean".
     max_len: events of the history; what the backbone's context cannot hold is left out, oldest first.
     context: tokens of a prompt, or None for what the backbone takes. adapter: LoRA or a prefix in the backbone.
@@ -68,9 +75,11 @@ class Prompted(Model):
     context: int | None = None
     adapter: Adapter | None = None
     fresh: bool = False
+    masks: MultiMask = MultiMask()  # noqa: RUF009 - a frozen value
+    head: str = "trained"
 
     def __post_init__(self) -> None:
-        for name, choices in (("read", READS), ("score", SCORES), ("pooling", ("last", "mean"))):
+        for name, choices in (("read", READS), ("score", SCORES), ("pooling", ("last", "mean")), ("head", ("trained", "new"))):
             if getattr(self, name) not in choices:
                 raise ContractError(needed=f"{name} {' or '.join(map(repr, choices))}", came=repr(getattr(self, name)))
         if self.max_len < 1:
@@ -82,7 +91,7 @@ class Prompted(Model):
                 came=f"read={self.read!r} and {self.template!r}",
                 remedy="change one of them",
             )
-        family, able = family_named(self.backbone.name), ("causal",) if self.read == "title" else ("causal", "encoder")
+        family, able = family_named(self.backbone.name), FAMILIES[self.read]
         if family is None:
             require(self.backbone, for_=f"Prompted(read={self.read!r})", family=able)
         elif family not in able:
@@ -107,7 +116,7 @@ class Prompted(Model):
 
     @property
     def by_item(self) -> bool:
-        return self.read != "state"
+        return self.read in ("title", "words")
 
     def allows(self, visible: Visibility) -> bool:
         return isinstance(visible, Causal)
@@ -117,6 +126,8 @@ class Prompted(Model):
         return "" if self.fresh else self.backbone.info().fingerprint
 
     def given(self, name: str) -> bool:
+        if self.head == "new" and name.startswith(WORD_HEADS):
+            return False
         own = () if self.adapter is None else self.adapter.patterns
         return self.pretrained and name.startswith("backbone.") and not any(fnmatch.fnmatchcase(name, each) for each in own)
 
@@ -126,10 +137,11 @@ class Prompted(Model):
         return "head" if name.startswith("item") else "model"
 
     def build(self, vocab: Vocab) -> PromptedNetwork:
-        from lmrs.models import prompted_state, prompted_title, prompted_words
+        from lmrs.models import prompted_masks, prompted_state, prompted_title, prompted_words
 
         kinds: dict[str, type[PromptedNetwork]] = {
             "title": prompted_title.TitleNetwork, "words": prompted_words.WordsNetwork, "state": prompted_state.StateNetwork,
+            "masks": prompted_masks.MasksNetwork,
         }  # fmt: skip
         return kinds[self.read](self, vocab)
 
@@ -173,7 +185,8 @@ class PromptedNetwork(Network):
     def _language_model(self) -> Any:
         """The model of the transformers package, with the head that this way of reading needs."""
         model = self.model
-        language: Any = model.backbone.build(words=True if model.read == "words" else None)
+        new = int(torch.randint(2**62, (), generator=self.rng)) if model.head == "new" else None
+        language: Any = model.backbone.build(words=True if model.read in ("words", "masks") else None, fresh=new)
         if model.fresh:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(int(torch.randint(2**62, (), generator=self.rng)))
@@ -261,6 +274,13 @@ class PromptedNetwork(Network):
 
     # What a way of reading does not have, it refuses by name.
 
+    def blank(self, items: np.ndarray) -> np.ndarray:
+        """float64[K]: scores of some items (int64[K]) after a prompt without history: what the model likes anyway.
+
+        Raises ContractError where items have no score without one.
+        """
+        raise self._missing("scores without a history")
+
     def forward(self, batch: Batch, visible: Visibility, rng: torch.Generator | None = None, at: Tensor | None = None) -> Tensor:
         raise self._missing("states")
 
@@ -281,7 +301,7 @@ class PromptedNetwork(Network):
         return ContractError(
             needed=f"a network with {what}",
             came=f"Prompted(read={self.model.read!r})",
-            remedy="read='title' goes with the objective Continuation, 'words' with Verdict, 'state' with NextItem",
+            remedy="read='title' goes with the objective Continuation, 'words' with Verdict, 'masks' with either, 'state' with NextItem",
         )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lmrs.batch import Batch
-from lmrs.decoding import Context, causal, continuations, left_padded
+from lmrs.decoding import Context, Likelihoods, causal, continuations, left_padded
 from lmrs.language.running import dropping
 from lmrs.models.prompted import ByItem, Prompted, wide
 from lmrs.prompts import Compiled
@@ -72,17 +72,50 @@ class TitleNetwork(ByItem):
         prior: dict[int, float] = {}
         if self.model.score == "pmi":
             known = np.unique(items[items >= 0])
-            nothing = self._contexts(self.compiled(np.zeros(0, np.int64), np.zeros(2, np.int64), room=self.longest_answer))
-            prior = dict(zip(known.tolist(), self._judged(nothing, known).tolist(), strict=True))
+            prior = dict(zip(known.tolist(), self._after(self._nothing(), [known])[0].tolist(), strict=True))
         for begin in range(0, len(items), 8):
-            contexts = self._contexts(self.prompts(batch, at[begin : begin + 8], room=self.longest_answer))
-            for row in range(begin, min(begin + 8, len(items))):
-                real = items[row] >= 0
-                found = self._judged(contexts.select(torch.tensor([row - begin])), items[row][real])
+            rows = [row[row >= 0] for row in items[begin : begin + 8]]
+            compiled = self.prompts(batch, at[begin : begin + 8], room=self.longest_answer)
+            for row, (among, found) in enumerate(zip(rows, self._after(compiled, rows), strict=True), begin):
                 if prior:
-                    found = found - np.array([prior[item] for item in items[row][real].tolist()])
-                out[row, torch.from_numpy(real)] = torch.from_numpy(found).float()
+                    found = found - np.array([prior[item] for item in among.tolist()])
+                out[row, torch.from_numpy(items[row] >= 0)] = torch.from_numpy(found).float()
         return out.to(candidates.device)
+
+    @torch.no_grad()
+    def blank(self, items: np.ndarray) -> np.ndarray:
+        return self._after(self._nothing(), [items])[0]
+
+    def _nothing(self) -> Compiled:
+        """The prompt without history."""
+        return self.compiled(np.zeros(0, np.int64), np.zeros(2, np.int64), room=self.longest_answer)
+
+    def _after(self, compiled: Compiled, rows: list[np.ndarray]) -> list[np.ndarray]:
+        """Scores float64[K] of the titles of some items after each prompt."""
+        contexts = self._contexts(compiled)
+        said, words = self._of_prompts(compiled) if self.model.score == "sentence" else (None, None)
+        found = []
+        for row, items in enumerate(rows):
+            if not len(items):
+                found.append(np.zeros(0))
+                continue
+            each = self._judged(contexts.select(torch.tensor([row])), items)
+            if said is not None and words is not None:
+                found.append((said[row] + each.total) / (words[row] + each.tokens))
+            else:
+                found.append(each.mean if self.model.score == "mean" else each.total)
+        return found
+
+    def _of_prompts(self, compiled: Compiled) -> tuple[np.ndarray, np.ndarray]:
+        """(log p of each prompt's own words given those before, how many).
+
+        The first one, and learned vectors, are not predicted."""
+        ids, mask, soft = self.padded(compiled)
+        logits = wide(self.run(self.embedded(ids, soft), mask).logits[:, :-1])
+        gain = logits.gather(2, ids[:, 1:, None])[..., 0] - logits.logsumexp(2)
+        charged = mask[:, :-1] & (soft[:, 1:] < 0)
+        total = gain.double().masked_fill(~charged, 0).sum(1)
+        return total.cpu().numpy(), charged.sum(1).cpu().numpy()
 
     def _contexts(self, compiled: Compiled) -> Context:
         ids, mask, soft = self.padded(compiled)
@@ -90,10 +123,9 @@ class TitleNetwork(ByItem):
         language: Any = self.backbone
         return causal(language, ids if embedded is None else None, mask, embeddings=embedded)
 
-    def _judged(self, context: Context, items: np.ndarray) -> np.ndarray:
-        """float64[K]: scores of the titles of some items after one prompt."""
+    def _judged(self, context: Context, items: np.ndarray) -> Likelihoods:
+        """The titles of some items after one prompt."""
         offsets, words = self._answers()
         size = np.diff(offsets)[items]
         flat = np.arange(int(size.sum())) - np.repeat(np.cumsum(size) - size, size) + np.repeat(offsets[items], size)
-        found = continuations(context, (np.concatenate([[0], np.cumsum(size)]), words[flat]))
-        return found.mean if self.model.score == "mean" else found.total
+        return continuations(context, (np.concatenate([[0], np.cumsum(size)]), words[flat]))

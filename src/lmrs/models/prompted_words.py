@@ -55,6 +55,14 @@ class WordsNetwork(ByItem):
                 out[row, torch.from_numpy(some)] = found.float().cpu()
         return out.to(candidates.device)
 
+    @torch.no_grad()
+    def blank(self, items: np.ndarray) -> np.ndarray:
+        found = []
+        for some in np.split(items, range(ROWS, len(items), ROWS)):
+            compiled = self.compiled(np.zeros(0, np.int64), np.zeros(len(some) + 1, np.int64), candidate=some)
+            found.append(self._log_odds(compiled).double().cpu().numpy())
+        return np.concatenate(found)
+
     def _log_odds(self, compiled: Compiled, rng: torch.Generator | None = None) -> Tensor:
         """[B]: log p(yes) - log p(no)."""
         ids, mask, soft = self.padded(compiled)

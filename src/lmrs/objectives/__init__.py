@@ -3,6 +3,7 @@
 from lmrs.objectives.cloze import Cloze
 from lmrs.objectives.continuation import Continuation
 from lmrs.objectives.contrastive import Contrastive
+from lmrs.objectives.margin import Margin
 from lmrs.objectives.mutual import Mutual
 from lmrs.objectives.next_item import NextItem
 from lmrs.objectives.next_items import NextItems
@@ -17,6 +18,7 @@ __all__ = [
     "Cloze",
     "Continuation",
     "Contrastive",
+    "Margin",
     "Mutual",
     "NextItem",
     "NextItems",

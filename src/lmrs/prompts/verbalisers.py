@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from lmrs.language.tokens import Tokens
 
 TOGETHER = ("mean", "max", "sum")
+OVER_MASKS = ("mean", "min", "max", "product")
 
 
 @dataclass(frozen=True)
@@ -105,21 +107,38 @@ class WordReader:
 
 @dataclass(frozen=True)
 class MultiMask:
-    """Texts of several tokens, read at n masks at once (LMRec, Zhang et al. 2021): mean over j of log p(token j at mask j).
+    """Texts of several tokens, read at masks (LMRec, Zhang et al. 2021): token j of a text at mask j, or all at one mask.
 
-    n: masks. padding: what masks beyond a short text count: "exclude" nothing, "include" the probability of padding there (as the
-    paper's code does; it favours texts of the length that the model expects). Tokens beyond n are left out.
+    With l_j = log p(token j at its mask), the score of a text is, by `together`: "mean", "min" or "max" of its l_j, or "product",
+    their sum. The log-probabilities are over the whole vocabulary.
+    n: tokens of a text that are read, and the number of masks; tokens beyond n are left out. one: there is a single mask, and
+    all tokens are read at it (the paper's zero-shot variant).
+    padding: what masks beyond a short text count: "exclude" nothing, "include" the probability of padding there (as the
+    paper's code does; it favours texts of the length that the model expects).
     """
 
     n: int = 10
     padding: str = "exclude"
     lead: str = " "
+    together: str = "mean"
+    one: bool = False
 
     def __post_init__(self) -> None:
         if self.n < 1:
             raise ContractError(needed="n of at least 1", came=f"{self.n}")
         if self.padding not in ("exclude", "include"):
             raise ContractError(needed="padding='exclude' or 'include'", came=repr(self.padding), remedy="choose one of them")
+        if self.together not in OVER_MASKS:
+            raise ContractError(
+                needed="together=" + ", ".join(OVER_MASKS),
+                came=repr(self.together),
+                remedy=did_you_mean(self.together, OVER_MASKS),
+            )
+
+    @property
+    def masks(self) -> int:
+        """How many masks a prompt must have."""
+        return 1 if self.one else self.n
 
     def build(self, tokens: Tokens, texts: Sequence[str]) -> MaskReader:
         """The reader of C texts (a catalogue's titles). Raises ContractError for a text without tokens."""
@@ -136,31 +155,41 @@ class MultiMask:
             ids[at, :length] = torch.from_numpy(flat[begin : begin + length])
             real[at, :length] = True
         return MaskReader(
-            ids, real if self.padding == "exclude" else torch.ones_like(real), int((offsets[1:] - offsets[:-1] > self.n).sum())
+            self, ids, real if self.padding == "exclude" else torch.ones_like(real), int((np.diff(offsets) > self.n).sum())
         )
 
 
 class MaskReader:
     """ids: int64[C, n]; real: bool[C, n], what counts; cut: texts longer than n tokens."""
 
-    def __init__(self, ids: Tensor, real: Tensor, cut: int) -> None:
-        self.ids, self.real, self.cut = ids, real, cut
+    def __init__(self, about: MultiMask, ids: Tensor, real: Tensor, cut: int) -> None:
+        self.about, self.ids, self.real, self.cut = about, ids, real, cut
 
     def score(self, logits: Tensor) -> Tensor:
-        """[M, C] from logits [M, n, W] at the n masks of each prompt."""
+        """[M, C] from logits [M, n, W] at the n masks of each prompt ([M, 1, W] where there is one mask)."""
         _shaped(logits, 3, int(self.ids.max()))
-        if logits.shape[1] != self.ids.shape[1]:
+        if logits.shape[1] != self.about.masks:
             raise ContractError(
-                needed=f"logits at {self.ids.shape[1]} masks a prompt",
+                needed=f"logits at {self.about.masks} masks a prompt",
                 came=f"{logits.shape[1]}",
                 remedy="make [mask n] and n equal",
             )
         log_p = logits.log_softmax(2)
-        total = log_p.new_zeros(len(logits), len(self.ids))
+        together = self.about.together
+        nothing = {"min": torch.inf, "max": -torch.inf}.get(together, 0.0)
+        total = log_p.new_full((len(logits), len(self.ids)), nothing)
         for at in range(self.ids.shape[1]):  # one mask at a time: [M, C] of memory instead of [M, C, n]
-            found = log_p[:, at, self.ids[:, at].to(logits.device)]
-            total += found.masked_fill(~self.real[:, at].to(logits.device), 0)
-        return total / self.real.sum(1).to(logits.device)
+            place = 0 if self.about.one else at
+            found = log_p[:, place].index_select(1, self.ids[:, at].to(logits.device))
+            found = found.masked_fill(~self.real[:, at].to(logits.device), nothing)
+            match together:
+                case "min":
+                    total = torch.minimum(total, found)
+                case "max":
+                    total = torch.maximum(total, found)
+                case _:
+                    total = total + found
+        return total / self.real.sum(1).to(logits.device) if together == "mean" else total
 
 
 @dataclass(frozen=True)

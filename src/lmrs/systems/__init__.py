@@ -12,6 +12,7 @@ from lmrs.systems.esasrec import esasrec
 from lmrs.systems.gru4rec import gru4rec
 from lmrs.systems.item_knn import item_knn
 from lmrs.systems.language import language
+from lmrs.systems.lmrec import lmrec
 from lmrs.systems.markov import markov
 from lmrs.systems.popularity import popularity
 from lmrs.systems.ppr import ppr
@@ -37,6 +38,7 @@ CATALOGUE: dict[str, Callable[..., System]] = {
     # item texts, read by a frozen language model
     "unisrec": unisrec,
     # language models, asked in words
+    "lmrec": lmrec,
     "zero-shot": zero_shot,
     "tallrec": tallrec,
     "language": language,
@@ -49,6 +51,6 @@ CATALOGUE: dict[str, Callable[..., System]] = {
 }
 
 __all__ = [
-    "CATALOGUE", "bert4rec", "caser", "ease", "esasrec", "gru4rec", "item_knn", "language", "markov", "popularity",
+    "CATALOGUE", "bert4rec", "caser", "ease", "esasrec", "gru4rec", "item_knn", "language", "lmrec", "markov", "popularity",
     "ppr", "recent_popularity", "s3rec", "sasrec", "tallrec", "transformers4rec", "unisrec", "zero_shot",
 ]  # fmt: skip
