@@ -29,7 +29,7 @@ class Dataset:
     items: catalogue table in vocab order (V rows; a column `item_id` at least), or None. `title` is the display column.
     users: user table in vocab order, or None.
     edges: knowledge graph, or None: head, relation, tail as text, and head_item, tail_item: item numbers (null: not an item).
-    records: what happened beyond interactions, by name: "impressions", "reviews"; their columns are in `records.py`.
+    records: what happened beyond interactions, by name: "impressions", "reviews", "dialogues"; their columns are in `records.py`.
     about: where it came from and what was done (JSON values only): source, filters, counts dropped, warnings.
 
     The arrays may be memory-mapped and are never written to.

@@ -1,4 +1,4 @@
-"""What happened beyond plain interactions: impressions (what was shown, what was clicked) and reviews (what was said).
+"""What happened beyond plain interactions: impressions (what was shown, what was clicked), reviews and dialogues (what was said).
 
 Records are Arrow tables in `Dataset.records`, under the names of `COLUMNS`. They speak of events by *place*, the row of an
 interaction in the Dataset, so that a split of the events splits them too:
@@ -17,6 +17,12 @@ interaction in the Dataset, so that a split of the events splits them too:
 | | title, text | what the user wrote, or null |
 | | feature, opinion | the aspect and the word about it ("strings", "crisp"), or null |
 | | explanation | the sentence that explains the choice, or null |
+| dialogues | dialogue | int32: users are dialogues; the turns of one stand together, in order |
+| | turn | int32, 0-based within the dialogue |
+| | role | "seeker" or "recommender" |
+| | text | what was said, with the one character `SLOT` wherever an item was named: text cannot spell an item |
+| | items | list of int32: the items of the slots, in order |
+| | event | int64: the items of the turn are the events `[event, event + len(items))`; named before it: the events before |
 
 For a user's training events `[offsets[u], stop[u])`: a review may be learnt from if `event < stop[user]`, an impression as
 `Impressions.known` says.
@@ -33,6 +39,8 @@ import pyarrow.compute as pc
 
 from lmrs.errors import DataError
 
+SLOT = "\N{OBJECT REPLACEMENT CHARACTER}"
+ROLES = ("seeker", "recommender")
 TEXT, NUMBERS, FLAGS = pa.large_string(), pa.large_list(pa.int32()), pa.large_list(pa.bool_())
 COLUMNS: dict[str, dict[str, pa.DataType]] = {
     "impressions": {
@@ -43,9 +51,15 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
         "user": pa.int32(), "item": pa.int32(), "event": pa.int64(), "title": TEXT, "text": TEXT, "feature": TEXT,
         "opinion": TEXT, "explanation": TEXT,
     },
+    "dialogues": {
+        "dialogue": pa.int32(), "turn": pa.int32(), "role": TEXT, "text": TEXT, "items": NUMBERS, "event": pa.int64(),
+    },
 }  # fmt: skip
 OPTIONAL = ("clicked", "title", "text", "feature", "opinion", "explanation")  # columns that may hold nulls
-_LIMITS = {"user": "users", "item": "items", "history": "items", "shown": "items", "event": "events"}
+_LIMITS = {
+    "user": "users", "item": "items", "history": "items", "shown": "items", "event": "events",
+    "dialogue": "users", "items": "items",
+}  # fmt: skip
 
 
 def check(records: dict[str, pa.Table]) -> None:
@@ -75,12 +89,16 @@ def check_values(records: dict[str, pa.Table], *, users: int, items: int, events
                 continue
             flat = pc.list_flatten(cells) if pa.types.is_large_list(cells.type) else cells
             ends, limit = pc.min_max(flat).as_py(), sizes[_LIMITS[column]]
+            if name == "dialogues" and column == "event":
+                limit += 1  # a turn after the last item names none
             if flat.null_count or (len(flat) and (ends["min"] < 0 or ends["max"] >= limit)):
                 raise DataError(
                     needed=f"{name}.{column} from 0 to {limit - 1:,}", came=f"{ends['min']} to {ends['max']}, or null"
                 )
         if name == "impressions":
             _check_impressions(Impressions.of(table), events=events)
+        if name == "dialogues":
+            _check_dialogues(table)
 
 
 def _check_impressions(log: Impressions, *, events: int) -> None:
@@ -89,6 +107,72 @@ def _check_impressions(log: Impressions, *, events: int) -> None:
     counts = log.clicks()
     if (log.told & (counts != log.stop - log.start)).any():
         raise DataError(needed="as many events in [start, stop) as clicks, in every impression", came="others")
+
+
+def _check_dialogues(table: pa.Table) -> None:
+    if table.column("text").null_count:
+        raise DataError(needed="a text in every row of dialogues", came="rows without")
+    said = Dialogues.of(table)
+    odd = set(said.role.to_pylist()) - set(ROLES)
+    if odd:
+        raise DataError(needed=f"the roles {' and '.join(ROLES)}", came=repr(sorted(odd)[0]))
+    slots = pc.count_substring(said.text, SLOT).to_numpy(zero_copy_only=False)
+    wrong = np.flatnonzero(slots != np.diff(said.offsets))
+    if len(wrong):
+        at = wrong[0]
+        raise DataError(
+            needed="as many slots in a text as items in its turn", came=f"{slots[at]} and {np.diff(said.offsets)[at]} in row {at}"
+        )
+    first = np.r_[True, said.dialogue[1:] != said.dialogue[:-1]][: len(said)]
+    if (
+        (said.turn[first] != 0).any()
+        or (np.diff(said.turn)[~first[1:]] != 1).any()
+        or len(np.unique(said.dialogue)) != first.sum()
+    ):
+        raise DataError(needed="the turns 0, 1, 2, ... of each dialogue together and in order", came="others")
+    if (said.event[1:] != said.stop[:-1])[~first[1:]].any():
+        raise DataError(needed="events that go on where the turn before ended", came="others")
+
+
+@dataclass(frozen=True, eq=False)
+class Dialogues:
+    """The turns of a Dataset as arrays, n rows. See the table above; items are flat with offsets int64[n+1]."""
+
+    dialogue: np.ndarray
+    turn: np.ndarray
+    role: pa.Array
+    text: pa.Array
+    offsets: np.ndarray
+    items: np.ndarray
+    event: np.ndarray
+
+    @classmethod
+    def of(cls, table: pa.Table) -> Dialogues:
+        """From `dataset.records["dialogues"]`."""
+        offsets, items = _jagged(table.column("items"))
+        plain = {
+            name: table.column(name).combine_chunks().to_numpy(zero_copy_only=False).astype(np.int64)
+            for name in ("dialogue", "turn", "event")
+        }
+        return cls(
+            role=table.column("role").combine_chunks(), text=table.column("text").combine_chunks(),
+            offsets=offsets, items=items, **plain,
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.dialogue)
+
+    @property
+    def stop(self) -> np.ndarray:
+        """int64[n]: the end of the events of each turn."""
+        return self.event + np.diff(self.offsets)
+
+    def within(self, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+        """bool[n]: turns all of whose events are of their dialogue's `[start[u], stop[u])` (int64[U]). One that names no
+        item counts if an event of that span follows it: else it may lie after the moment where the span ends."""
+        named = self.stop > self.event
+        inside = (self.event >= start[self.dialogue]) & (self.stop <= stop[self.dialogue])
+        return inside & (named | (self.event < stop[self.dialogue]))
 
 
 @dataclass(frozen=True, eq=False)

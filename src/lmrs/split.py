@@ -74,12 +74,15 @@ class Queries:
     user: int64[Q] user of each query.
     stop: int64[Q]; the history known at the question is `item[offsets[user]:stop]`.
     target: int64[Q] end of the truth: the true items are `item[stop:target]` (at least one each).
+    unseen: int64[Q] from where on the user's events were kept from training, None: from `stop` on. Where whole users are held
+    out that is their first event; tasks whose questions are records may then ask about all of them.
     """
 
     dataset: Dataset
     user: np.ndarray
     stop: np.ndarray
     target: np.ndarray
+    unseen: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.user)
@@ -94,7 +97,8 @@ class Queries:
         return bool((self.target - self.stop == 1).all())
 
     def take(self, which: np.ndarray) -> Queries:
-        return Queries(self.dataset, self.user[which], self.stop[which], self.target[which])
+        unseen = None if self.unseen is None else self.unseen[which]
+        return Queries(self.dataset, self.user[which], self.stop[which], self.target[which], unseen)
 
     def truth(self, query: int) -> np.ndarray:
         return self.dataset.item[self.stop[query] : self.target[query]]
@@ -244,9 +248,79 @@ def by_user(dataset: Dataset, *, valid: float = 0.1, test: float = 0.1, seed: in
     return Split(
         dataset=dataset,
         train=Train(dataset, stop),
-        valid=Queries(dataset, held[1], end[held[1]] - 1, end[held[1]]),
-        sealed_test=Queries(dataset, held[0], end[held[0]] - 1, end[held[0]]),
+        valid=Queries(dataset, held[1], end[held[1]] - 1, end[held[1]], unseen=stop[held[1]]),
+        sealed_test=Queries(dataset, held[0], end[held[0]] - 1, end[held[0]], unseen=stop[held[0]]),
         about={"split": "by user", "ties": TIE_RULE, "valid": valid, "test": test, "seed": seed},
+    )
+
+
+def by_review(dataset: Dataset, *, valid: float = 0.1, test: float = 0.1, seed: int = 0) -> Split:
+    """Single events are held out at random, whenever they happened: the protocol of explanations and of predicted ratings.
+
+    Every user and every item keeps at least one training event (the first that the draw meets); where that leaves too few to hold
+    out, the two parts shrink alike. A Split names training events as the beginning of each user's: the Dataset of this one
+    therefore has each user's events in the order training, validation, test, within a part as they were, and no times any more.
+    Records of reviews follow their events.
+
+    valid, test: shares of all events, > 0, with a sum below 1. Raises DataError if a part would be empty, and for a dataset with
+    impressions: they name runs of events that are torn apart.
+    """
+    if not (valid > 0 and test > 0 and valid + test < 1):
+        raise DataError(
+            needed="shares valid > 0, test > 0 with a sum below 1", came=f"{valid} and {test}", remedy="such as 0.1 and 0.1"
+        )
+    if set(dataset.records) - {"reviews"}:
+        raise DataError(
+            needed="a dataset without records but reviews for a split by review",
+            came=f"{dataset.name} with {', '.join(dataset.records)}",
+            remedy="use split.by_time",
+        )
+    n, owner = dataset.n_events, np.repeat(np.arange(dataset.n_users), dataset.lengths)
+    drawn = np.random.default_rng([seed, 4]).permutation(n)
+    kept = np.zeros(n, bool)  # by place in the draw
+    for group in (owner, dataset.item):
+        kept[np.unique(group[drawn], return_index=True)[1]] = True
+    free = drawn[~kept]
+    scale = min(1.0, len(free) / max(1.0, (valid + test) * n))
+    n_valid, n_test = (int(share * n * scale + 0.5) for share in (valid, test))
+    n_valid = min(n_valid, len(free) - n_test)
+    if n_valid < 1 or n_test < 1:
+        raise DataError(
+            needed="events that can be held out while every user and item keeps one",
+            came=f"{len(free):,} of {n:,} in {dataset.name}",
+            remedy="use more data, or users and items with more events (split.k_core)",
+        )
+    part = np.zeros(n, np.int8)
+    part[free[:n_test]], part[free[n_test : n_test + n_valid]] = 2, 1
+    order = np.lexsort((part, owner))  # stable: what came first stays first within a part
+    place = np.empty(n, np.int64)
+    place[order] = np.arange(n)
+    records = dict(dataset.records)
+    if "reviews" in records:
+        table = records["reviews"]
+        moved = pa.array(place[table.column("event").to_numpy()], pa.int64())
+        records["reviews"] = table.set_column(table.column_names.index("event"), "event", moved)
+    arranged = replace(
+        dataset,
+        item=dataset.item[order],
+        time=None,
+        rating=None if dataset.rating is None else dataset.rating[order],
+        type=None if dataset.type is None else dataset.type[order],
+        records=records,
+    )
+    ends = [dataset.offsets[:-1] + np.bincount(owner[part <= last], minlength=dataset.n_users) for last in (0, 1, 2)]
+    about = {
+        "valid": valid,
+        "test": test,
+        "seed": seed,
+        "events": {"training": n - n_valid - n_test, "validation": n_valid, "test": n_test},
+    }
+    return Split(
+        dataset=arranged,
+        train=Train(arranged, ends[0]),
+        valid=_spans(arranged, ends[0], ends[1], next_only=False),
+        sealed_test=_spans(arranged, ends[1], ends[2], next_only=False),
+        about={"split": "by review", "ties": TIE_RULE, **about},
     )
 
 

@@ -13,6 +13,7 @@ from lmrs.dataset import Dataset
 from lmrs.errors import DataError, did_you_mean
 from lmrs.sources import movielens
 from lmrs.sources.columns import check_keys
+from lmrs.sources.dialogues import dialogues, load_dialogues
 from lmrs.sources.documents import load_documents, posts
 from lmrs.sources.folder import layout
 from lmrs.sources.impressions import behaviors, load_impressions, write_mind
@@ -20,12 +21,14 @@ from lmrs.sources.news import Newsroom, click_law, likes_of, news_ceiling, newsr
 from lmrs.sources.prepare import Layout, prepare
 from lmrs.sources.reviews import load_reviews
 from lmrs.sources.synthetic import Chain, chain_of, next_law, synthetic, synthetic_ceiling, transitions
+from lmrs.sources.talks import Talk, synthetic_dialogues, talk_ceiling, talk_of
 
 __all__ = [
     "NAMED",
     "Chain",
     "Named",
     "Newsroom",
+    "Talk",
     "cache_folder",
     "chain_of",
     "click_law",
@@ -36,7 +39,10 @@ __all__ = [
     "next_law",
     "synthetic",
     "synthetic_ceiling",
+    "synthetic_dialogues",
     "synthetic_news",
+    "talk_ceiling",
+    "talk_of",
     "transitions",
     "write_mind",
 ]
@@ -72,6 +78,10 @@ NAMED = (
         "synthetic-news",
         "news impressions from a click model with a known ceiling; synthetic-news:readers=300,articles=400,impressions=5,seed=0",
     ),
+    Named(
+        "synthetic-dialogues",
+        "dialogues about films of a known law with a known ceiling; synthetic-dialogues:dialogues=300,films=60,genres=6,seed=0",
+    ),
 )
 _NAMES = {spelled: named for named in NAMED for spelled in (named.name, *named.aliases)}
 
@@ -92,8 +102,8 @@ def load(
     source: a name of `NAMED` (`synthetic:users=100,items=20` takes the keywords of `synthetic`, `synthetic-news:readers=9` those
         of `synthetic_news`), or a path: a folder of tables (`interactions.csv|tsv|parquet`, or sequences; `items`, `users`,
         `edges`, `link` beside it are optional), one such file, RecBole atomic files, original MovieLens files, a log of news
-        impressions in MIND's format, posts with tags, a store, or a downloaded wheel of `movielens-100k`. A folder in the
-        working directory that has the name of a source is reached as `./name`. `reviews:PATH` also reads what users wrote.
+        impressions in MIND's format, posts with tags, dialogues (ReDial), a store, or a downloaded wheel of `movielens-100k`. A folder
+        in the working directory that has the name of a source is reached as `./name`. `reviews:PATH` also reads what users wrote.
     columns: {"user" | "item" | "time" | "rating" | "type": column name}; what is left out is guessed from well-known names and
         listed in `about["guessed"]`.
     lenient: set bad rows aside instead of stopping at the first; `about["quarantined"]` counts them, and they are in
@@ -133,6 +143,8 @@ def load(
         return load_reviews(path, given=given, cache=kept, lenient=lenient, time_unit=time_unit, quarantine=aside, name=name)
     if posts(path) is not None and not given:
         return load_documents(path, cache=kept, lenient=lenient, quarantine=aside, name=name)
+    if dialogues(path) and not given:
+        return load_dialogues(path, cache=kept, lenient=lenient, quarantine=aside, name=name)
     if path.is_dir() and behaviors(path) is not None:
         return load_impressions(path, cache=kept, lenient=lenient, quarantine=aside, name=name)
     if path.suffix == ".whl":
@@ -166,9 +178,15 @@ _NEWS_SETTINGS: dict[str, Callable[[str], object]] = {
     "sharpness": float,
     "purity": float,
 }
+_TALK_SETTINGS: dict[str, Callable[[str], object]] = {
+    **dict.fromkeys(("dialogues", "films", "genres", "rounds", "seed"), int),
+    "sharpness": float,
+    "told": float,
+}
 _MADE: dict[str, tuple[Callable[..., Dataset], dict[str, Callable[[str], object]]]] = {
     "synthetic": (synthetic, _SETTINGS),
     "synthetic-news": (synthetic_news, _NEWS_SETTINGS),
+    "synthetic-dialogues": (synthetic_dialogues, _TALK_SETTINGS),
 }
 
 
