@@ -79,6 +79,17 @@ class TestProfilePrompt(ModelTests):
     unused = ("prompt.table",)  # rows that no `start` opens are read by the body alone
 
 
+PAID = views.Rewarded(views.ItemSequence(max_len=8), rating=4.0)
+
+
+class TestRewardPrompt(ModelTests):
+    part = models.RewardPrompt(models.Transformer(**SMALL, tied=False, bias=True), PAID)
+
+
+class TestRewardPromptOfGRU(ModelTests):
+    part = models.RewardPrompt(models.Recurrent(dim=8, max_len=9), PAID, fusion="mlp")
+
+
 class TestTextItemsWithIds(ModelTests):
     part = models.TextItems(READER, ItemText(("title",)), models.Adaptor(experts=1), ids=True, **SMALL)
 
@@ -214,6 +225,17 @@ class TestOpened(ObjectiveTests):
     runs = 1  # the others predict nothing
 
 
+class TestRewardedNext(ObjectiveTests):
+    part = objectives.RewardedNext()
+    view = PAID
+
+
+class TestRewardedNextUnweighed(ObjectiveTests):
+    part = objectives.RewardedNext(losses.BCE(negatives.Uniform(k=3)), weigh=False)
+    view = PAID
+    zero_cost = {"next": 4 * math.log(2)}
+
+
 class TestReplaced(ObjectiveTests):
     part = objectives.Replaced()
     zero_cost = {"cloze": math.log(V), "replaced": math.log(2)}
@@ -254,6 +276,10 @@ class TestItemSequencePrefixes(ViewTests):
 
 class TestProfiled(ViewTests):
     part = views.Profiled(views.ItemSequence(max_len=5))
+
+
+class TestRewarded(ViewTests):
+    part = views.Rewarded(views.ItemSequence(max_len=5), rating=4.0)
 
 
 class TestFullSoftmax(LossTests):
@@ -496,6 +522,11 @@ class TestPPRFullAndShared(SystemTests):
     options = {**COLD, "variant": "full", "length": 2, "personal": False}
     cell = taxonomy.BOTH
     data = staticmethod(tiny.profiled)
+
+
+class TestPRL(SystemTests):
+    part = staticmethod(systems.prl)
+    options = {"rating": 4.0, "dim": 8, "max_len": 9}
 
 
 class TestPopularitySystem(SystemTests):

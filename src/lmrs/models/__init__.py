@@ -12,6 +12,7 @@ from lmrs.models.popularity import Popularity, RecentPopularity
 from lmrs.models.profile_prompt import ProfilePrompt
 from lmrs.models.prompted import Prompted
 from lmrs.models.recurrent import Recurrent
+from lmrs.models.reward_prompt import RewardPrompt
 from lmrs.models.text_items import TextItems
 from lmrs.models.transformer import Transformer
 
@@ -35,6 +36,7 @@ __all__ = [
     "QueryNorm",
     "RecentPopularity",
     "Recurrent",
+    "RewardPrompt",
     "Scorer",
     "TextItems",
     "Transformer",

@@ -11,6 +11,7 @@ from lmrs.objectives.objective import Objective
 from lmrs.objectives.opened import Opened
 from lmrs.objectives.permuted import Permuted
 from lmrs.objectives.replaced import Replaced
+from lmrs.objectives.rewarded_next import RewardedNext
 from lmrs.objectives.total import Total
 from lmrs.objectives.verdict import Verdict
 
@@ -26,6 +27,7 @@ __all__ = [
     "Opened",
     "Permuted",
     "Replaced",
+    "RewardedNext",
     "Total",
     "Verdict",
 ]

@@ -16,6 +16,7 @@ from lmrs.systems.lmrec import lmrec
 from lmrs.systems.markov import markov
 from lmrs.systems.popularity import popularity
 from lmrs.systems.ppr import ppr
+from lmrs.systems.prl import prl
 from lmrs.systems.recent_popularity import recent_popularity
 from lmrs.systems.s3rec import s3rec
 from lmrs.systems.sasrec import sasrec
@@ -35,6 +36,7 @@ CATALOGUE: dict[str, Callable[..., System]] = {
     "esasrec": esasrec,
     # prompts to models of item ids
     "ppr": ppr,
+    "prl": prl,
     # item texts, read by a frozen language model
     "unisrec": unisrec,
     # language models, asked in words
@@ -52,5 +54,5 @@ CATALOGUE: dict[str, Callable[..., System]] = {
 
 __all__ = [
     "CATALOGUE", "bert4rec", "caser", "ease", "esasrec", "gru4rec", "item_knn", "language", "lmrec", "markov", "popularity",
-    "ppr", "recent_popularity", "s3rec", "sasrec", "tallrec", "transformers4rec", "unisrec", "zero_shot",
+    "ppr", "prl", "recent_popularity", "s3rec", "sasrec", "tallrec", "transformers4rec", "unisrec", "zero_shot",
 ]  # fmt: skip

@@ -15,7 +15,7 @@ from lmrs.split import Train
 from lmrs.testing import tiny
 from lmrs.testing.models import CLOSE, built, gap, other
 from lmrs.testing.values import check_repr
-from lmrs.views import ItemSequence
+from lmrs.views import ItemSequence, View
 from lmrs.visibility import Visibility
 
 SEEDS = (0, 1, 2)
@@ -26,17 +26,19 @@ class ObjectiveTests:
 
     model: what it is tried on. zero_cost: what one prediction costs, by part of the loss, if all weights are zero (log V for
     a softmax over the catalogue): it shows that `counts` counts what `charge` charges. Parts that are not named are not checked.
+    view: how batches are read, 8 positions a row at most.
     runs: how many runs of the network in a charge predict items, the first ones (None: all of them).
     """
 
     part: ClassVar[Objective]
     model: ClassVar[Model] = Transformer(dim=8, layers=2, heads=2, max_len=12, dropout=0.3)
+    view: ClassVar[View] = ItemSequence(max_len=8)
     zero_cost: ClassVar[dict[str, float]] = {}
     runs: ClassVar[int | None] = None
 
     def batch(self, train: Train) -> Batch:
         """A batch as the view gives it: rows of two events and more."""
-        return tiny.batch(train, lengths=(5, 2, 8, 3, 8, 6, 2, 7, 4, 2), view=ItemSequence(max_len=8))
+        return tiny.batch(train, lengths=(5, 2, 8, 3, 8, 6, 2, 7, 4, 2), view=self.view)
 
     def parts(self, train: Train) -> tuple[Network, nn.Module | None]:
         """Network and head in fp64."""
@@ -175,7 +177,7 @@ class ObjectiveTests:
         """Another item at a place must leave the states alone that are asked for that item."""
         train = tiny.split().train
         network, head = self.parts(train)
-        batch, vocab = tiny.batch(train, lengths=(6, 2, 8, 3, 8), view=ItemSequence(max_len=8)), tiny.vocab(train)
+        batch, vocab = tiny.batch(train, lengths=(6, 2, 8, 3, 8), view=self.view), tiny.vocab(train)
         predicted = 0
         one = watched(self.part, network, head, self.prepared(batch, train, 0), vocab)
         for place in range(batch.n_positions):
@@ -194,7 +196,7 @@ class ObjectiveTests:
 
     def test_the_question_asks_once_a_row(self) -> None:
         train = tiny.split().train
-        batch = tiny.batch(train, view=ItemSequence(max_len=8))
+        batch = tiny.batch(train, view=self.view)
         before = {name: tensor.clone() for name, tensor in tensors(batch).items()}
         asked = self.part.ask(batch, tiny.vocab(train))
         for name, tensor in before.items():
@@ -211,7 +213,7 @@ class ObjectiveTests:
     def test_the_answer_depends_on_the_whole_history(self) -> None:
         train = tiny.split().train
         network, _ = self.parts(train)
-        batch, vocab = tiny.batch(train, view=ItemSequence(max_len=8)), tiny.vocab(train)
+        batch, vocab = tiny.batch(train, view=self.view), tiny.vocab(train)
         question = self.part.ask(batch, vocab)
         if question is None:
             return

@@ -11,7 +11,7 @@ import torch
 from lmrs.batch import Batch
 from lmrs.dataset import Dataset
 from lmrs.split import Split, Train, leave_one_out
-from lmrs.views import ItemSequence, Rows
+from lmrs.views import ItemSequence, Rows, View
 from lmrs.vocab import Attributes, Vocab
 
 DAY = 86_400_000_000  # microseconds
@@ -72,7 +72,7 @@ def vocab(train: Train) -> Vocab:
 
 
 def batch(
-    train: Train, *, lengths: tuple[int, ...] = (5, 2, 8, 1, 8, 6, 3, 7, 4, 2, 1, 5), view: ItemSequence | None = None
+    train: Train, *, lengths: tuple[int, ...] = (5, 2, 8, 1, 8, 6, 3, 7, 4, 2, 1, 5), view: View | None = None
 ) -> Batch:
     """Rows of the given lengths, one user's newest training events each, as the view reads them."""
     view = view or ItemSequence(max_len=max(lengths))

@@ -2,7 +2,8 @@
 
 from lmrs.views.paths import Paths
 from lmrs.views.profiled import Profiled
+from lmrs.views.rewarded import Rewarded
 from lmrs.views.sequence import ItemSequence, Rows
 from lmrs.views.view import Examples, View
 
-__all__ = ["Examples", "ItemSequence", "Profiled", "Paths", "Profiled", "Rows", "View"]
+__all__ = ["Examples", "ItemSequence", "Paths", "Profiled", "Rewarded", "Rows", "View"]
