@@ -150,7 +150,7 @@ def test_values_that_do_not_fit_are_refused(name, change, message):
 
 
 def test_tables_of_another_shape_are_refused():
-    with pytest.raises(DataError, match="records named impressions or reviews, got 'sessions'"):
+    with pytest.raises(DataError, match="records named impressions or reviews or dialogues, got 'sessions'"):
         dataset(sessions=FULL["reviews"])
     with pytest.raises(DataError, match="records reviews with user int32"):
         dataset(reviews=FULL["reviews"].drop_columns(["feature"]))

@@ -102,8 +102,9 @@ def load(
     source: a name of `NAMED` (`synthetic:users=100,items=20` takes the keywords of `synthetic`, `synthetic-news:readers=9` those
         of `synthetic_news`), or a path: a folder of tables (`interactions.csv|tsv|parquet`, or sequences; `items`, `users`,
         `edges`, `link` beside it are optional), one such file, RecBole atomic files, original MovieLens files, a log of news
-        impressions in MIND's format, posts with tags, dialogues (ReDial), a store, or a downloaded wheel of `movielens-100k`. A folder
-        in the working directory that has the name of a source is reached as `./name`. `reviews:PATH` also reads what users wrote.
+        impressions in MIND's format, posts with tags, dialogues (ReDial), a store, or a downloaded wheel of
+        `movielens-100k`. A folder in the working directory that has the name of a source is reached as `./name`.
+        `reviews:PATH` also reads what users wrote.
     columns: {"user" | "item" | "time" | "rating" | "type": column name}; what is left out is guessed from well-known names and
         listed in `about["guessed"]`.
     lenient: set bad rows aside instead of stopping at the first; `about["quarantined"]` counts them, and they are in

@@ -6,9 +6,9 @@ messages as nested columns. Beside the table may stand `movie_entities.parquet` 
 `entities.parquet` (entity_id, dbpedia_uri) and `kg_triples.parquet` (head, relation, tail): a knowledge graph.
 
 What was said goes to `records["dialogues"]`: messages of one speaker in a row are one turn (as KBRD and UniCRS read them),
-`@12345` is the slot of a film, HTML entities and white space are put right. The initiator seeks, the respondent recommends. The type of
-an event says who named the film and what the seeker answered *after* the dialogue (liked, disliked): no input for a model.
-Of the graph only edges with a film at one end are kept; relations have the numbers that the files give.
+`@12345` is the slot of a film, HTML entities and white space are put right. The initiator seeks, the respondent recommends.
+The type of an event says who named the film and what the seeker answered *after* the dialogue (liked, disliked):
+no input for a model. Of the graph only edges with a film at one end are kept; relations have the numbers that the files give.
 """
 
 from __future__ import annotations

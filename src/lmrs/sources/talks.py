@@ -1,8 +1,8 @@
 """Dialogues of a stated law, so that the best possible score is known.
 
 Every film has one genre, and an attribute that says which. A seeker wants one genre, all equally probable, and opens in one of
-two ways: with words of that genre (chance `told`) or by naming a film of it. In each of `rounds` rounds the recommender then names
-one film that nobody has named,
+two ways: with words of that genre (chance `told`) or by naming a film of it. In each of `rounds` rounds the recommender then
+names one film that nobody has named,
 
     P(film i) = exp(s g_i) / sum_j exp(s g_j),   g_i = 1 if i is of the genre, else 0,  j over the films not named yet
 
