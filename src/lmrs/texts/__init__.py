@@ -4,10 +4,12 @@ from lmrs.texts.encoder import Encoder, TextEncoder, Tokenised
 from lmrs.texts.frozen import Frozen, encoded
 from lmrs.texts.item_text import Coverage, ItemText, ItemTexts, without_words
 from lmrs.texts.policies import Cached, ItemVectors, Joint
+from lmrs.texts.pooling import Attention
 
 Policy = Joint | Cached | Frozen
 
 __all__ = [
+    "Attention",
     "Cached",
     "Coverage",
     "Encoder",

@@ -15,8 +15,11 @@ from torch import Tensor, nn
 from lmrs.errors import ContractError
 from lmrs.language import Backbone
 from lmrs.language.running import dropping
+from lmrs.texts.pooling import Attention
 
 POOLINGS = ("mean", "cls", "last")
+# Where the models of the transformers package keep their layers: BERT and RoBERTa; DistilBERT; Llama and Gemma; T5; GPT-2.
+STACKS = ("encoder.layer", "transformer.layer", "layers", "block", "h")
 _CELLS = 2048  # tokens of a batch, padding included: 512 to 4096 take the same time on one core, and this much memory is small
 
 
@@ -25,18 +28,23 @@ class TextEncoder:
     """Which model reads texts, and how its states become one vector of width E.
 
     backbone: of any family; of a "seq2seq" one the encoder reads. pooling: "mean" of the states, the state of the first token
-    ("cls", encoders), or of the "last" one (causal models). normalise: to length 1. max_tokens: longest input, with the tokens
-    that the model puts around a text, at least 3; longer texts lose their end.
+    ("cls", encoders), or of the "last" one (causal models); `Attention` learns how, and then E is its own. normalise: to length 1.
+    max_tokens: longest input, with the tokens
+    that the model puts around a text, at least 3; longer texts lose their end. layers: only the first so many of the model; None:
+    all.
     """
 
     backbone: Backbone
-    pooling: str = "mean"
+    pooling: str | Attention = "mean"
     normalise: bool = True
     max_tokens: int = 128
+    layers: int | None = None
 
     def __post_init__(self) -> None:
-        if self.pooling not in POOLINGS:
-            raise ContractError(needed="pooling 'mean', 'cls' or 'last'", came=repr(self.pooling))
+        if isinstance(self.pooling, str) and self.pooling not in POOLINGS:
+            raise ContractError(needed="pooling 'mean', 'cls', 'last' or Attention(...)", came=repr(self.pooling))
+        if self.layers is not None and self.layers < 1:
+            raise ContractError(needed="at least one layer, or None for all", came=f"layers={self.layers}")
         if self.max_tokens < 3:
             raise ContractError(needed="max_tokens of at least 3", came=f"max_tokens={self.max_tokens}")
 
@@ -58,21 +66,25 @@ class Tokenised:
 
 
 class Encoder(nn.Module):
-    """backbone: the model of the transformers package. dim: E."""
+    """backbone: the model of the transformers package. pool: learned pooling, or None. dim: E."""
 
     def __init__(self, about: TextEncoder) -> None:
         super().__init__()
         info, self.tokens = about.backbone.info(), about.backbone.tokenizer()
         can = {"encoder": ("mean", "cls"), "causal": ("mean", "last"), "seq2seq": ("mean",)}[info.family]
-        if about.pooling not in can:
+        if isinstance(about.pooling, str) and about.pooling not in can:
             raise ContractError(
                 needed=f"pooling {' or '.join(map(repr, can))} for {about.backbone.name}, of family {info.family}",
                 came=repr(about.pooling),
             )
-        self.about, self.dim, self.family = about, info.dim, info.family
+        self.about, self.family = about, info.family
         self.longest = min(about.max_tokens, info.context)
         model: Any = about.backbone.build()
         self.backbone: nn.Module = model.get_encoder() if info.family == "seq2seq" else model.base_model
+        if about.layers is not None:
+            _shorten(self.backbone, about.layers, of=info.layers, name=about.backbone.name)
+        self.pool = about.pooling.build(info.dim) if isinstance(about.pooling, Attention) else None
+        self.dim = info.dim if self.pool is None else self.pool.dim
         takes = inspect.signature(self.backbone.forward).parameters
         self.options = {"use_cache": False} if "use_cache" in takes and info.family == "causal" else {}
 
@@ -107,7 +119,7 @@ class Encoder(nn.Module):
         chosen = np.arange(len(read)) if which is None else which.cpu().numpy()
         device = next(self.backbone.parameters()).device
         if not len(chosen):
-            return torch.zeros(0, self.dim, device=device)
+            return next(self.parameters()).new_zeros(0, self.dim)
         found, order = [], []
         with dropping(self.backbone, rng):
             for places in _bucketed(np.diff(read.offsets)[chosen]):
@@ -122,12 +134,35 @@ class Encoder(nn.Module):
         real = torch.arange(ids.shape[1], device=ids.device) < size[:, None]  # (R, T)
         full = bool(real.all())  # without padding no mask is needed, and the faster kernel is used
         mask = None if full else real.long()
-        states = self.backbone(input_ids=ids, attention_mask=mask, **self.options).last_hidden_state.float()
+        states = self.backbone(input_ids=ids, attention_mask=mask, **self.options).last_hidden_state
+        states = states.float() if states.dtype in (torch.bfloat16, torch.float16) else states
+        if self.pool is not None:
+            return self.pool(states, None if full else real)
         if self.about.pooling == "cls":
             return states[:, 0]
         if self.about.pooling == "last":
             return states[torch.arange(len(ids), device=ids.device), size - 1]
         return states.mean(1) if full else (states * real[..., None]).sum(1) / size[:, None]
+
+
+def _shorten(model: nn.Module, layers: int, *, of: int, name: str) -> None:
+    """Takes away all but the first `layers` of its `of` layers."""
+    stack = next((found for path in STACKS if len(found := _stack(model, path)) == of), None)
+    if stack is None or layers > of:
+        raise ContractError(
+            needed=f"a backbone of at least {layers} layers that can be cut",
+            came=f"{name}, which has {of}",
+            remedy="set layers=None",
+        )
+    del stack[layers:]
+    model.config.num_hidden_layers = layers  # type: ignore[union-attr]
+
+
+def _stack(model: nn.Module, path: str) -> nn.ModuleList:
+    found: Any = model
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    return found if isinstance(found, nn.ModuleList) else nn.ModuleList()
 
 
 def _bucketed(size: np.ndarray) -> Iterator[np.ndarray]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lmrs.cache import cache_folder
+from lmrs.errors import ContractError
 from lmrs.files import storage, write_atomic
 from lmrs.texts.encoder import TextEncoder
 from lmrs.texts.policies import ItemVectors
@@ -52,13 +53,22 @@ class _Frozen(ItemVectors):
     def table(self) -> Tensor:
         return self.vectors
 
+    def fresh(self, items: Tensor) -> Tensor:
+        return self.vectors[items]
+
 
 def encoded(encoder: TextEncoder, texts: Sequence[str], *, cache: Path | str | None = None) -> np.ndarray:
     """float32[n, E]: the vectors of the texts, from the cache where it has them.
 
     cache: folder (None: see `lmrs.cache`). A damaged file is made again. Raises StorageError if the cache cannot be written and
-    UserError if the backbone is not at hand.
+    UserError if the backbone is not at hand, ContractError for pooling that has to be learned.
     """
+    if not isinstance(encoder.pooling, str):
+        raise ContractError(
+            needed="pooling without weights for texts that are encoded once",
+            came=repr(encoder.pooling),
+            remedy="use pooling='mean'",
+        )
     distinct, place = np.unique(np.array([_mark(text) for text in texts], f"S{2 * _MARK}"), return_inverse=True)
     of = dict(zip((_mark(text) for text in texts), texts, strict=True))
     folder = cache_folder(cache) / "vectors" / _named(encoder)
@@ -88,6 +98,8 @@ def _named(encoder: TextEncoder) -> str:
     info = encoder.backbone.info()
     told = {**asdict(encoder), "backbone": info.fingerprint, "precision": encoder.backbone.precision, "format": FORMAT}
     told["max_tokens"] = min(encoder.max_tokens, info.context)
+    if encoder.layers is None:
+        told.pop("layers")
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
 
 

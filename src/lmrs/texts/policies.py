@@ -27,6 +27,10 @@ class ItemVectors(nn.Module, ABC):
     def table(self) -> Tensor:
         """[V, E]: all items as the weights are now, without gradient."""
 
+    @abstractmethod
+    def fresh(self, items: Tensor) -> Tensor:
+        """[n, E]: rows of `table` for different items (int64[n]), the others left out."""
+
 
 @dataclass(frozen=True)
 class Joint:
@@ -70,6 +74,10 @@ class _Joint(ItemVectors):
     @torch.no_grad()
     def table(self) -> Tensor:
         return self.encoder(self.read)
+
+    @torch.no_grad()
+    def fresh(self, items: Tensor) -> Tensor:
+        return self.encoder(self.read, items)
 
 
 NEVER = -(2**62)
