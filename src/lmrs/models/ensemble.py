@@ -98,12 +98,14 @@ class EnsembleNetwork(Network):
         return torch.stack([each.score_among(batch, visible, candidates).sigmoid() for each in members(self)]).mean(0)
 
     def forward(self, batch: Batch, visible: Visibility, rng: torch.Generator | None = None, at: Tensor | None = None) -> Tensor:
-        raise ContractError(needed="a network with states", came="Ensemble", remedy="its objective is Shown(by_item=True)")
+        raise _missing("states")
 
     def output(self) -> Output:
-        raise ContractError(
-            needed="a network with a table of items", came="Ensemble", remedy="its objective is Shown(by_item=True)"
-        )
+        raise _missing("a table of items")
+
+
+def _missing(what: str) -> ContractError:
+    return ContractError(needed=f"a network with {what}", came="Ensemble", remedy="its objective is Shown(by_item=True)")
 
 
 def members(network: Network) -> Sequence[Network]:

@@ -1,4 +1,4 @@
-"""News by their texts, readers by what they read: a language model inside NRMS (PLM-NR, Wu et al., SIGIR 2021; NRMS, EMNLP 2019)."""
+"""News by their texts, readers by what they read: a language model inside NRMS (Wu et al., EMNLP 2019; PLM-NR, SIGIR 2021)."""
 
 from __future__ import annotations
 

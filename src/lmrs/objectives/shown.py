@@ -21,7 +21,7 @@ class Shown:
 
     by_item=False: sum over clicked c of -log(exp s_c / (exp s_c + sum_{u unclicked} exp s_u)), counted by clicks.
     by_item=True: sum over items of the binary cross-entropy of s, counted by items.
-    hidden: nothing. seen: the history and the item. visible: how the network reads the history, which lies in the past as a whole.
+    hidden: nothing. seen: the history and the item. visible: how the network reads the history, all of it past.
     An ensemble is charged member by member: each learns as if it were alone.
     """
 

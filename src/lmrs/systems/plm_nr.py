@@ -36,19 +36,20 @@ def plm_nr(
     batch_size: int = 32,
     patience: int | None = 2,
 ) -> System:
-    """NRMS whose news encoder is a language model: token states, self-attention, additive attention, a map to `dim`; the reader is
-    self-attention and additive attention over what was read; the score is a dot product, trained by a softmax over a clicked and
+    """NRMS whose news encoder is a language model: token states, self-attention, additive attention, a map to `dim`. The reader
+    is self-attention and additive attention over what was read, the score a dot product, trained by a softmax over a clicked and
     some unclicked news of one impression (sections 3.1 to 3.3).
 
     backbone, precision, texts, max_tokens: what reads which text, in how many tokens. layers: the first so many of the backbone.
-    pooling: "attention", or "mean" or "cls" (the paper's comparison). text_heads, text_width: of the text's self-attention (0: none).
+    pooling: "attention", or "mean" or "cls" (the paper's comparison). text_heads, text_width: of the text's self-attention
+    (no heads: none). query, dim, heads: of the additive attentions, of news and readers, of the reader's self-attention.
     tuned: so many of the last layers learn, with all that is new (the paper: 2); None: everything.
     policy: "joint", "cached" (vectors live for `staleness` steps), or "frozen" (no layer learns; pooling "mean" or "cls").
 
     Departures: the default backbone is a small sentence encoder (paper: BERT-base and UniLM); one learning rate for all weights;
     impressions without history are answered by popularity; fewer than four unclicked news are not repeated.
     """
-    made = {"joint": Joint(), "cached": Cached(staleness), "frozen": Frozen()}
+    made: dict[str, Joint | Cached | Frozen] = {"joint": Joint(), "cached": Cached(staleness), "frozen": Frozen()}
     if policy not in made:
         raise UserError(needed="policy joint, cached or frozen", came=repr(policy), remedy=did_you_mean(policy, made))
     view = views.Impressions(max_len=max_len, unclicked=unclicked)

@@ -67,8 +67,8 @@ def prec(
             survey="fine-tune extra part",
         ),
         model=models.TextClicks(
-            TextEncoder(Backbone(backbone, precision), max_tokens=max_tokens), ItemText(texts), dim=dim, layers=layers, heads=heads,
-            max_len=max_len, dropout=dropout, cross=cross, hidden=hidden,
+            TextEncoder(Backbone(backbone, precision), max_tokens=max_tokens), ItemText(texts), dim=dim, layers=layers,
+            heads=heads, max_len=max_len, dropout=dropout, cross=cross, hidden=hidden,
         ),
         stages=(guess, click) if pretrain else (click,),
         task=tasks.Clicks(read),

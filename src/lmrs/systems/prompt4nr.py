@@ -10,7 +10,10 @@ from lmrs.schedule import Linear
 from lmrs.system import Budget, Paper, Stage, System
 from lmrs.visibility import Causal
 
-WORDS = {"relevance": ("related", "unrelated"), "emotion": ("interesting", "boring"), "action": ("yes", "no"), "utility": ("good", "bad")}  # fmt: skip
+WORDS = {
+    "relevance": ("related", "unrelated"), "emotion": ("interesting", "boring"), "action": ("yes", "no"),
+    "utility": ("good", "bad"),
+}  # fmt: skip
 _NEWS, _READ = "{candidate limit=24}", "{list history tokens=14}"
 _P, _Q, _M = "[soft p 3]", "[soft q 3]", "[soft m 3]"
 _ENDS = {
@@ -54,9 +57,10 @@ def prompt4nr(
     head: "trained" for a backbone that was saved with its word head; "new" draws one (the default backbone has none).
     context: tokens of a prompt; the oldest news go first.
 
-    Departures: the default backbone is a small sentence encoder with a new word head (paper: BERT-base with its own); titles stand
-    oldest first with "; " between them (paper: newest first, each behind a new token); limits are in tokens (paper: words); virtual
-    tokens begin as words of the vocabulary (paper: random rows); the members of an ensemble stop together, at the best of the mean.
+    Departures: the default backbone is a small sentence encoder with a new word head (paper: BERT-base with its own); titles
+    stand oldest first with "; " between them (paper: newest first, each behind a new token); limits are in tokens (paper: words);
+    virtual tokens begin as words of the vocabulary (paper: random rows); the members of an ensemble stop together, at the best
+    of their mean.
     """
     for name in templates:
         if name not in TEMPLATES:

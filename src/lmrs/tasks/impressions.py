@@ -31,7 +31,8 @@ class Clicks(RecordTask):
     """Rank what was shown, for impressions whose clicks are all of the part that is asked.
 
     Asked of a bare history, a system with this task ranks the whole catalogue. Impressions without history are answered by
-    training popularity and counted; those without a clicked or without an unclicked item have no AUC and are left out, counted too.
+    training popularity and counted; those without a clicked or without an unclicked item have no AUC
+    and are left out, counted too.
     """
 
     view: Impressions = Impressions()  # noqa: RUF009 - a frozen value

@@ -28,10 +28,9 @@ class TextEncoder:
     """Which model reads texts, and how its states become one vector of width E.
 
     backbone: of any family; of a "seq2seq" one the encoder reads. pooling: "mean" of the states, the state of the first token
-    ("cls", encoders), or of the "last" one (causal models); `Attention` learns how, and then E is its own. normalise: to length 1.
-    max_tokens: longest input, with the tokens
-    that the model puts around a text, at least 3; longer texts lose their end. layers: only the first so many of the model; None:
-    all.
+    ("cls", encoders), or of the "last" one (causal models); `Attention` learns how, and then E is its own. normalise: to
+    length 1. max_tokens: longest input, with the tokens that the model puts around a text, at least 3; longer texts lose their
+    end. layers: only the first so many of the model; None: all.
     """
 
     backbone: Backbone
