@@ -95,7 +95,7 @@ def test_equal_scores_have_no_correlation() -> None:
     "model",
     [
         models.Prompted(Backbone("tiny-causal"), "{list history}. Next:", max_len=6),
-        models.Prompted(Backbone("tiny-encoder"), "{list history}. [mask 3].", read="masks", masks=MultiMask(3), max_len=6),
+        models.Prompted(Backbone("tiny-encoder"), "{list history}. [mask 9].", read="masks", masks=MultiMask(9), max_len=6),
     ],
     ids=["causal", "encoder"],
 )
