@@ -25,7 +25,8 @@ def films() -> Train:
     """Three films, one unknown one, two users; a director of two films, one of one; b's director is told twice."""
     edges = [
         ("A", "by", "lynch", 0, None), ("B", "by", "lynch", 1, None), ("B", "by", "lynch", 1, None),
-        ("C", "by", "varda", 2, None), ("A", "before", "B", 0, 1), ("A", "like", "A", 0, 0), ("lynch", "knows", "varda", None, None),
+        ("C", "by", "varda", 2, None), ("A", "before", "B", 0, 1), ("A", "like", "A", 0, 0),
+        ("lynch", "knows", "varda", None, None),
     ]  # fmt: skip
     head, relation, tail, head_item, tail_item = zip(*edges, strict=True)
     return Train(

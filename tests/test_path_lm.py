@@ -272,13 +272,13 @@ def planted() -> Split:
     )
 
 
-LEARN = {"dim": 16, "layers": 1, "heads": 2, "max_len": 4, "per_user": 20, "users": False, "lr": 0.02, "transe_epochs": 5,
+LEARN = {"dim": 16, "layers": 1, "heads": 2, "max_len": 4, "per_user": 12, "users": False, "lr": 0.02, "transe_epochs": 5,
          "dropout": 0.0, "beams": 20, "decoding": "constrained"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def learned():
-    return fit(systems.plm_rec(**LEARN, epochs=20, batch_size=32, every=20), planted(), seed=0, execution=Execution(device="cpu"))
+    return fit(systems.plm_rec(**LEARN, epochs=16, batch_size=32, every=16), planted(), seed=0, execution=Execution(device="cpu"))
 
 
 def hits(scorer: models.Scorer, split: Split, vocab: Vocab) -> float:

@@ -200,7 +200,7 @@ class Graph:
 
     def __str__(self) -> str:
         return (
-            f"a graph of {self.n_items:,} items, {len(self.entities):,} entities (without {self.left_out:,} that lead nowhere new), "
+            f"a graph of {self.n_items:,} items, {len(self.entities):,} entities (without {self.left_out:,} that lead nowhere), "
             f"{self.n_users:,} users, {len(self.head) // 2:,} edges of {len(self.relations)} kinds"
         )
 

@@ -195,8 +195,11 @@ class PathNetwork(Network):
         return best(self, self.users(batch, batch.last), batch, k=k)
 
     def explain(self, batch: Batch, item: int, *, k: int = 1) -> tuple[Explanation, ...]:
-        """The k likeliest paths from the history, the only row of `batch`, to an item; none if none leads there. Constrained: of all paths of the graph (with more than 3 hops, of those with the likeliest beginnings).
-        Free: of the paths that the search kept, and each says whether its edges exist."""
+        """The k likeliest paths from the history, the only row of `batch`, to an item; none if none leads there.
+
+        Constrained: of all paths of the graph (with more than 3 hops, of those with the likeliest beginnings), by their
+        probability among all tokens. Free: of the paths that the search kept, and each says whether its edges exist.
+        """
         if not batch.n_positions:
             return ()
         return explanations(self, self.users(batch, batch.last), batch, item, k=k)
