@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from lmrs import losses, measures, models, negatives, objectives, sources, systems, taxonomy, views
+from lmrs.batch import Batch
 from lmrs.dataset import Dataset
+from lmrs.graph import Knowledge
 from lmrs.language import Backbone
 from lmrs.language.adapters import Lora
+from lmrs.split import Train
 from lmrs.testing import (
     ControlTests,
     LossTests,
@@ -52,6 +57,16 @@ class TestTransformerWithFeatures(ModelTests):
 
 class TestTransformerWithSoftClock(ModelTests):
     part = models.Transformer(**SMALL, features=models.Features(times=("weekday",), merge="elementwise", clock="soft", bins=3))
+
+
+class TestPathLM(ModelTests):
+    part = models.PathLM(transe_epochs=1, beams=50, dim=8, layers=2, heads=2, max_len=9)
+    unused = ("relations.weight", "relation_head.weight", "relation_head.bias")  # a path begins with a node
+
+
+class TestPathLMFree(ModelTests):
+    part = models.PathLM(Knowledge(users=False), decoding="free", transe_epochs=0, beams=20, dim=8, layers=1, heads=2, max_len=9)
+    unused = TestPathLM.unused
 
 
 class TestPromptedCausal(ModelTests):
@@ -134,11 +149,40 @@ class TestItemKNNByCosine(ControlTests):
     part = models.ItemKNN(weights="cosine", k=4, shrink=2.0, recency=0.8)
 
 
+class TestWalks(ControlTests):
+    part = models.Walks()
+
+
 class TestEASE(ControlTests):
     part = models.EASE(regularisation=3.0)
 
 
 # -- objectives ----------------------------------------------------------------------------------------------------------
+
+
+GRAPH = Knowledge().of(tiny.split().train)
+
+
+class TestPathTokens(ObjectiveTests):
+    part = objectives.PathTokens()
+    model = models.PathLM(transe_epochs=0, dim=8, layers=2, heads=2, max_len=12, dropout=0.3)
+    zero_cost = {"entity": math.log(GRAPH.n_nodes), "relation": math.log(GRAPH.n_relations)}
+
+    def batch(self, train: Train) -> Batch:
+        view = views.Paths(max_len=8, per_user=2)
+        return view.collate(view.rows(train, ahead=0, rng=np.random.default_rng(0)).take(np.arange(10)))
+
+    def test_no_state_reads_what_it_predicts(self) -> None:
+        train = tiny.split().train
+        network, batch = self.parts(train)[0], self.batch(train)
+        users, path = network.users(batch, batch.last), batch.rows["path"]
+        before = network.along(users, path[:, :-1])
+        for place in range(path.shape[1] - 1):
+            changed = path[:, :-1].clone()
+            changed[:, place] = (changed[:, place] + 1) % GRAPH.n_relations
+            after = network.along(users, changed)
+            assert torch.allclose(after[:, : place + 1], before[:, : place + 1], rtol=0, atol=1e-10), f"place {place} is foreseen"
+            assert not torch.allclose(after[:, place + 1], before[:, place + 1]), f"place {place} is forgotten"
 
 
 class TestContinuation(ObjectiveTests):
@@ -272,6 +316,21 @@ class TestItemSequenceInWindows(ViewTests):
 
 class TestItemSequencePrefixes(ViewTests):
     part = views.ItemSequence(max_len=5, prefixes=True)
+
+
+class TestPaths(ViewTests):
+    part = views.Paths(max_len=5)
+
+    def test_lengths_are_respected(self) -> None:
+        """One event is a past to walk from; the path tells what comes later."""
+        rows = self.rows(tiny.split().train, ahead=0)
+        assert set(np.unique(rows.stop - rows.start)) == set(range(1, 6))
+
+    def test_every_user_with_two_events_is_read(self) -> None:
+        """Those that is whose walks end well: the others have nothing new to walk to, or it cannot be reached."""
+        train = tiny.split().train
+        found = np.unique(self.rows(train, ahead=1).user)
+        assert len(found) > len(np.flatnonzero(train.lengths >= 2)) / 2
 
 
 class TestProfiled(ViewTests):
@@ -546,6 +605,22 @@ class TestMarkovSystem(SystemTests):
 
 class TestItemKNNSystem(SystemTests):
     part = staticmethod(systems.item_knn)
+    cell = taxonomy.CONTROL
+
+
+class TestPLMRec(SystemTests):
+    part = staticmethod(systems.plm_rec)
+    options = {"dim": 8, "layers": 1, "heads": 2, "max_len": 6, "transe_epochs": 2, "per_user": 4, "beams": 2_000}
+
+
+class TestPLMRecConstrained(SystemTests):
+    part = staticmethod(systems.plm_rec)
+    options = {**TestPLMRec.options, "decoding": "constrained", "users": False}
+
+
+class TestWalksSystem(SystemTests):
+    part = staticmethod(systems.walks)
+    options = {"max_len": 6}
     cell = taxonomy.CONTROL
 
 

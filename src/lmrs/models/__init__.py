@@ -8,6 +8,7 @@ from lmrs.models.features import Features
 from lmrs.models.markov import Markov
 from lmrs.models.neighbours import ItemKNN
 from lmrs.models.network import Control, ControlScorer, Model, Network, Scorer
+from lmrs.models.path_lm import PathLM
 from lmrs.models.popularity import Popularity, RecentPopularity
 from lmrs.models.profile_prompt import ProfilePrompt
 from lmrs.models.prompted import Prompted
@@ -15,6 +16,7 @@ from lmrs.models.recurrent import Recurrent
 from lmrs.models.reward_prompt import RewardPrompt
 from lmrs.models.text_items import TextItems
 from lmrs.models.transformer import Transformer
+from lmrs.models.walks import Walks
 
 __all__ = [
     "Adaptor",
@@ -28,6 +30,7 @@ __all__ = [
     "Markov",
     "Model",
     "Network",
+    "PathLM",
     "Popularity",
     "PostNorm",
     "PreNorm",
@@ -40,4 +43,5 @@ __all__ = [
     "Scorer",
     "TextItems",
     "Transformer",
+    "Walks",
 ]

@@ -9,6 +9,7 @@ from lmrs.objectives.next_item import NextItem
 from lmrs.objectives.next_items import NextItems
 from lmrs.objectives.objective import Objective
 from lmrs.objectives.opened import Opened
+from lmrs.objectives.path_tokens import PathTokens
 from lmrs.objectives.permuted import Permuted
 from lmrs.objectives.replaced import Replaced
 from lmrs.objectives.rewarded_next import RewardedNext
@@ -25,6 +26,7 @@ __all__ = [
     "NextItems",
     "Objective",
     "Opened",
+    "PathTokens",
     "Permuted",
     "Replaced",
     "RewardedNext",

@@ -14,6 +14,7 @@ from lmrs.systems.item_knn import item_knn
 from lmrs.systems.language import language
 from lmrs.systems.lmrec import lmrec
 from lmrs.systems.markov import markov
+from lmrs.systems.plm_rec import plm_rec
 from lmrs.systems.popularity import popularity
 from lmrs.systems.ppr import ppr
 from lmrs.systems.prl import prl
@@ -23,6 +24,7 @@ from lmrs.systems.sasrec import sasrec
 from lmrs.systems.tallrec import tallrec
 from lmrs.systems.transformers4rec import transformers4rec
 from lmrs.systems.unisrec import unisrec
+from lmrs.systems.walks import walks
 from lmrs.systems.zero_shot import zero_shot
 
 CATALOGUE: dict[str, Callable[..., System]] = {
@@ -44,15 +46,19 @@ CATALOGUE: dict[str, Callable[..., System]] = {
     "zero-shot": zero_shot,
     "tallrec": tallrec,
     "language": language,
+    # paths over a knowledge graph
+    "plm-rec": plm_rec,
     # controls: what a learned system has to beat
     "popularity": popularity,
     "recent-popularity": recent_popularity,
     "markov": markov,
     "item-knn": item_knn,
     "ease": ease,
+    "walks": walks,
 }
 
 __all__ = [
-    "CATALOGUE", "bert4rec", "caser", "ease", "esasrec", "gru4rec", "item_knn", "language", "lmrec", "markov", "popularity",
-    "ppr", "prl", "recent_popularity", "s3rec", "sasrec", "tallrec", "transformers4rec", "unisrec", "zero_shot",
+    "CATALOGUE", "bert4rec", "caser", "ease", "esasrec", "gru4rec", "item_knn", "language", "lmrec", "markov", "plm_rec",
+    "popularity", "ppr", "prl", "recent_popularity", "s3rec", "sasrec", "tallrec", "transformers4rec", "unisrec", "walks",
+    "zero_shot",
 ]  # fmt: skip
