@@ -3,10 +3,11 @@
     python -m studies.zero_shot --data-root FOLDER [--users N] [--queries N]
 
 FOLDER holds ml-1m and ml-100k. Backbones smollm2 (135 M, causal) and minilm (22 M, sentence vectors); nothing is trained.
-Part one, as the paper (section 4): ml-1m, users with at least 21 ratings of 5 and 5 below 2.5; five liked titles drawn for the prompt,
-one more liked title against four disliked ones; titles cleaned of years and of articles at the end. Precision@1, chance .2.
+Part one, as the paper (section 4): ml-1m, users with at least 21 ratings of 5 and 5 below 2.5; five liked titles drawn for
+the prompt, one more against four disliked ones; titles without years, articles at the front. Precision@1, chance .2.
 Part two: ml-100k, leave one out, the last five titles, 99 uniform negatives; NDCG@10, and the biases of lmrs.biases.
-Differences are paired by user: bootstrap interval and randomisation test, Holm-corrected. Result: studies/results/zero_shot.{json,md}.
+Differences are paired by user: bootstrap interval and randomisation test, Holm-corrected.
+Result: studies/results/zero_shot.{json,md}.
 """
 
 from __future__ import annotations
