@@ -18,6 +18,7 @@ from lmrs.language.adapters import Lora
 from lmrs.split import Train
 from lmrs.testing import (
     ControlTests,
+    LikelihoodTests,
     LossTests,
     MeasureTests,
     ModelTests,
@@ -123,6 +124,27 @@ class TestCaser(ModelTests):
 
 class TestCaserWithUsers(ModelTests):
     part = models.Caser(dim=6, window=3, horizontal=4, vertical=2, max_len=9, users=True)
+
+
+SPELLER = models.Scratch(dim=16, layers=2, heads=2, head_dim=8, inner=32)
+
+
+class TestGenerativeInCodes(LikelihoodTests):
+    part = models.Generative(indexing.Quantised(2, 4), fresh=SPELLER, encoder=READER, beams=None, max_len=9)
+
+
+class TestGenerativeOfUsersInASearch(LikelihoodTests):
+    part = models.Generative(
+        indexing.LearnedQuantised(2, 4, hidden=(16,), steps=20), fresh=SPELLER, encoder=READER, users=5, beams=6, max_len=9,
+        wordings=('{user}{list history separator=""}', '{list history separator=""}'),
+    )  # fmt: skip
+
+
+class TestGenerativeInWords(LikelihoodTests):
+    part = models.Generative(
+        indexing.Sequential(), Backbone("tiny-seq2seq"), wordings=("{user} had {list history}", "After {list history}"),
+        whole_words=True, max_len=9,
+    )  # fmt: skip
 
 
 class TestPopularity(ControlTests):
@@ -278,6 +300,11 @@ class TestRewardedNextUnweighed(ObjectiveTests):
     part = objectives.RewardedNext(losses.BCE(negatives.Uniform(k=3)), weigh=False)
     view = PAID
     zero_cost = {"next": 4 * math.log(2)}
+
+
+class TestInstructed(ObjectiveTests):
+    part = objectives.Instructed((("next", 1.0, (0, 2)), ("direct", 1.0, (1,))), places="all")
+    zero_cost = {"next": math.log(V), "direct": math.log(V)}
 
 
 class TestReplaced(ObjectiveTests):
@@ -586,6 +613,27 @@ class TestPPRFullAndShared(SystemTests):
 class TestPRL(SystemTests):
     part = staticmethod(systems.prl)
     options = {"rating": 4.0, "dim": 8, "max_len": 9}
+
+
+SPELT = {"dim": 16, "layers": 1, "heads": 2, "max_len": 6}
+
+
+class TestP5System(SystemTests):
+    part = staticmethod(systems.p5)
+    options = {**SPELT, "beams": None}
+
+
+class TestP5OfAPretrainedModelSystem(SystemTests):
+    part = staticmethod(systems.p5)
+    options = {"fresh": False, "index": "hybrid", "branches": 3, "cluster": 4, "max_len": 6, "prompt": "unseen", "stride": 6}
+    cell = taxonomy.FIXED_PROMPT
+
+
+class TestTIGERSystem(SystemTests):
+    part = staticmethod(systems.tiger)
+    options = {
+        **SPELT, "backbone": "tiny-encoder", "levels": 2, "codes": 4, "steps": 20, "users": 5, "head_dim": 8, "inner": 32,
+    }  # fmt: skip
 
 
 class TestPopularitySystem(SystemTests):

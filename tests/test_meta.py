@@ -46,7 +46,7 @@ def exported(package: ModuleType) -> list[type]:
 def test_every_model_has_a_case(cases: list[type]) -> None:
     wanted = {part for part in exported(models) if issubclass(part, Model) and not inspect.isabstract(part)}
     assert len(wanted) >= 3
-    assert wanted - tried(cases, testing.ModelTests) == set()
+    assert wanted - tried(cases, testing.ModelTests) - tried(cases, testing.LikelihoodTests) == set()
 
 
 def test_every_control_has_a_case(cases: list[type]) -> None:
@@ -61,7 +61,7 @@ def test_every_block_and_feature_is_used_in_a_case(cases: list[type]) -> None:
     used = {
         type(value)
         for case in cases
-        if issubclass(case, testing.ModelTests)
+        if issubclass(case, testing.ModelTests | testing.LikelihoodTests)
         for value in vars(case.part).values()
         if is_dataclass(value)
     }

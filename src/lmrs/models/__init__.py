@@ -5,6 +5,7 @@ from lmrs.models.blocks import Gated, PostNorm, PreNorm, QueryNorm
 from lmrs.models.caser import Caser
 from lmrs.models.ease import EASE
 from lmrs.models.features import Features
+from lmrs.models.generative import Generative, Scratch
 from lmrs.models.markov import Markov
 from lmrs.models.neighbours import ItemKNN
 from lmrs.models.network import Control, ControlScorer, Model, Network, Scorer
@@ -25,6 +26,7 @@ __all__ = [
     "ControlScorer",
     "EASE",
     "Features",
+    "Generative",
     "Gated",
     "ItemKNN",
     "Markov",
@@ -41,6 +43,7 @@ __all__ = [
     "Recurrent",
     "RewardPrompt",
     "Scorer",
+    "Scratch",
     "TextItems",
     "Transformer",
     "Walks",

@@ -4,6 +4,7 @@ from lmrs.objectives.cloze import Cloze
 from lmrs.objectives.continuation import Continuation
 from lmrs.objectives.contrastive import Contrastive
 from lmrs.objectives.margin import Margin
+from lmrs.objectives.instructed import Instructed
 from lmrs.objectives.mutual import Mutual
 from lmrs.objectives.next_item import NextItem
 from lmrs.objectives.next_items import NextItems
@@ -21,6 +22,7 @@ __all__ = [
     "Continuation",
     "Contrastive",
     "Margin",
+    "Instructed",
     "Mutual",
     "NextItem",
     "NextItems",

@@ -15,6 +15,7 @@ from lmrs.systems.language import language
 from lmrs.systems.lmrec import lmrec
 from lmrs.systems.markov import markov
 from lmrs.systems.plm_rec import plm_rec
+from lmrs.systems.p5 import p5
 from lmrs.systems.popularity import popularity
 from lmrs.systems.ppr import ppr
 from lmrs.systems.prl import prl
@@ -22,6 +23,7 @@ from lmrs.systems.recent_popularity import recent_popularity
 from lmrs.systems.s3rec import s3rec
 from lmrs.systems.sasrec import sasrec
 from lmrs.systems.tallrec import tallrec
+from lmrs.systems.tiger import tiger
 from lmrs.systems.transformers4rec import transformers4rec
 from lmrs.systems.unisrec import unisrec
 from lmrs.systems.walks import walks
@@ -48,6 +50,9 @@ CATALOGUE: dict[str, Callable[..., System]] = {
     "language": language,
     # paths over a knowledge graph
     "plm-rec": plm_rec,
+    # items spelt by a sequence-to-sequence model
+    "p5": p5,
+    "tiger": tiger,
     # controls: what a learned system has to beat
     "popularity": popularity,
     "recent-popularity": recent_popularity,
@@ -58,7 +63,7 @@ CATALOGUE: dict[str, Callable[..., System]] = {
 }
 
 __all__ = [
-    "CATALOGUE", "bert4rec", "caser", "ease", "esasrec", "gru4rec", "item_knn", "language", "lmrec", "markov", "plm_rec",
-    "popularity", "ppr", "prl", "recent_popularity", "s3rec", "sasrec", "tallrec", "transformers4rec", "unisrec", "walks",
+    "CATALOGUE", "bert4rec", "caser", "ease", "esasrec", "gru4rec", "item_knn", "language", "lmrec", "markov", "p5", "plm_rec",
+    "popularity", "ppr", "prl", "recent_popularity", "s3rec", "sasrec", "tallrec", "tiger", "transformers4rec", "unisrec", "walks",
     "zero_shot",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ Each class is a list of rules, one method each; a broken rule raises AssertionEr
 data set of a few dozen users that is made in memory (`tiny`), in fp64 where equality is meant, and need nothing but lmrs.
 """
 
+from lmrs.testing.likelihoods import LikelihoodTests
 from lmrs.testing.losses import LossTests
 from lmrs.testing.measures import MeasureTests
 from lmrs.testing.models import ControlTests, ModelTests
@@ -21,6 +22,7 @@ from lmrs.testing.views import ViewTests
 __all__ = [
     "ControlTests",
     "FittedTests",
+    "LikelihoodTests",
     "LossTests",
     "MeasureTests",
     "ModelTests",
