@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lmrs import losses, measures, models, negatives, objectives, sources, systems, taxonomy, views
+from lmrs import indexing, losses, measures, models, negatives, objectives, sources, systems, taxonomy, views
 from lmrs.batch import Batch
 from lmrs.dataset import Dataset
 from lmrs.graph import Knowledge
