@@ -14,11 +14,13 @@ from lmrs import models, objectives, tuning, views
 from lmrs.batch import Batch, from_rows
 from lmrs.dataset import Dataset
 from lmrs.errors import CheckpointError, ContractError, DataError, UserError
+from lmrs.evaluate import match
 from lmrs.fit import Execution, fit
 from lmrs.judge import judge
 from lmrs.measures import HR
 from lmrs.models.profiles import MOST, Profiles
 from lmrs.objectives.opened import started
+from lmrs.recommender import Recommender
 from lmrs.split import Queries, Split, Train
 from lmrs.system import Stage, System
 from lmrs.systems import ppr
@@ -330,3 +332,61 @@ def test_profiles_answer_for_users_without_events() -> None:
     split = cold_users()
     assert learned(split) > 0.8
     assert learned(split, personal=False) < 0.6
+
+
+def learner() -> tuple[Recommender, Split]:
+    split = cold_users(warm=60, cold=60)
+    made = ppr(**{**TINY, "few": 5, "pretrain_epochs": 2, "epochs": 4, "lr": 1e-2})  # type: ignore[arg-type]
+    return Recommender.of(fit(made, split, seed=0, execution=Execution(device="cpu"))), split
+
+
+def test_profiles_are_asked_for_alone_and_in_batches(tmp_path) -> None:
+    before, _ = learner()
+    after = Recommender.load(before.save(tmp_path / "model"))
+    assert "u5" not in (tmp_path / "model" / "profiles.json").read_text()  # values are kept, users are not
+    known = [{"kind": "a"}, {"kind": "c", "noise": 2}, {}, {"kind": "a"}]
+    histories: list[list[str]] = [[], ["i3"], [], ["i3"]]
+    found = after.recommend_batch(histories, k=3, profiles=known)
+    for history, profile, one in zip(histories, known, found, strict=True):
+        assert after.recommend(history, k=3, profile=profile).ids == one.ids
+        assert before.recommend(history, k=3, profile=profile).ids == one.ids
+    assert [each.fallback for each in found] == ["", "", "training popularity", ""]
+    assert found[1].scores != found[3].scores
+    assert after.recommend(["i3"], k=3).fallback == ""
+    with pytest.raises(UserError, match="did you mean kind"):
+        after.recommend([], profile={"kinds": "a"})
+    with pytest.raises(UserError, match="2 profiles, one for each history"):
+        after.recommend_batch([[], []], profiles=[{}])
+
+
+def test_systems_that_read_none_refuse_profiles() -> None:
+    made = short(ppr(**{**TINY, "variant": "frozen"}))  # type: ignore[arg-type]
+    recommender = Recommender.of(fit(made, tiny.profiled(), seed=0, execution=Execution(device="cpu")))
+    with pytest.raises(UserError, match="a system that reads profiles"):
+        recommender.recommend(["i1"], profile={"age": "25"})
+
+
+def test_profiles_go_with_other_data() -> None:
+    """Users are new there and values in another order: the same people get the same answers."""
+    recommender, split = learner()
+    data, test = split.dataset, split.test
+    turned = np.arange(data.n_users)[::-1]
+    other = replace(
+        data,
+        name="other",
+        users=data.users.take(pa.array(turned)),
+        vocab=replace(data.vocab, users=data.vocab.users.take(pa.array(turned))),
+        item=np.concatenate([data.history(user) for user in turned]),
+        offsets=np.concatenate([[0], np.cumsum(data.lengths[turned])]),
+    )
+    user = data.n_users - 1 - test.user
+    asked = Queries(other, user, other.offsets[user], other.offsets[user] + 1)
+    matched, _, _ = match(asked, recommender)
+    ranks = []
+    for queries in (test, matched):
+        judged = judge(
+            recommender.scorer, recommender.objective, recommender.system.task, queries, recommender.vocab, k=1, seed=0
+        )  # fmt: skip
+        ranks.append(judged.ranks.rank)
+    assert np.array_equal(*ranks)
+    assert judged.fallback == 0

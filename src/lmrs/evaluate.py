@@ -246,6 +246,7 @@ def match(queries: Queries, recommender: Recommender) -> tuple[Queries, int, dic
         item[kept].astype(np.int32),
         np.concatenate([np.zeros(strangers, np.int64), offsets]),
         time=None if dataset.time is None else dataset.time[place][kept],
+        users=_beside(strangers, dataset.users, queries.user),
     )
     facts: dict[str, float] = {
         "unknown_items": len(strange),
@@ -253,6 +254,14 @@ def match(queries: Queries, recommender: Recommender) -> tuple[Queries, int, dic
         "unknown_targets": int((item[~history] >= vocab.n_items).sum()),
     }
     return Queries(own, strangers + np.arange(len(queries)), stop, offsets[1:]), len(strange), facts
+
+
+def _beside(strangers: int, users: pa.Table | None, which: np.ndarray) -> pa.Table | None:
+    """The user table's rows `which` after `strangers` empty ones; None where there is no table."""
+    if users is None:
+        return None
+    nobody = pa.table([pa.nulls(strangers, each.type) for each in users.schema], schema=users.schema)
+    return pa.concat_tables([nobody, users.take(pa.array(which))])
 
 
 def cost_of(source: Recommender | Fitted) -> Cost:

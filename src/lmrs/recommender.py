@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from lmrs.fit import Fitted
 from lmrs.judge import jagged
 from lmrs.models import Control, Model
 from lmrs.models.network import ControlScorer, Scorer
+from lmrs.models.profiles import Profiles
 from lmrs.objectives import Objective
 from lmrs.system import Stage, System, learned
 from lmrs.tasks.ranking import scores
@@ -117,16 +118,19 @@ class Recommender:
         exclude: Iterable[str | int] = (),
         exclude_seen: bool = True,
         times: Sequence[Time] | None = None,
+        profile: Mapping[str, str | int] | None = None,
     ) -> Recommendations:
         """The k best items for one history.
 
         history: item ids, oldest first; of a long one the newest count (the view's max_len). Unknown ids are ignored, and named.
         exclude: ids that must not come. exclude_seen: leave out the items of the whole history.
         times: of the history's events, as datetime, ISO text or seconds since the epoch; only systems that read times need them.
-        Raises UserError for k < 1, for ids that are neither text nor whole numbers, and for times that do not fit the history.
+        profile: what is known of the user, {"age": "25", ...}, for systems that read profiles: then the history may be empty.
+        Raises UserError for k < 1, for ids that are neither text nor whole numbers, for times that do not fit the history, for
+        attributes and values that were not met in training.
         """
-        asked = None if times is None else [times]
-        return self.recommend_batch([history], k=k, exclude=exclude, exclude_seen=exclude_seen, times=asked)[0]
+        asked, known = None if times is None else [times], None if profile is None else [profile]
+        return self.recommend_batch([history], k=k, exclude=exclude, exclude_seen=exclude_seen, times=asked, profiles=known)[0]
 
     def recommend_batch(
         self,
@@ -136,6 +140,7 @@ class Recommender:
         exclude: Iterable[str | int] = (),
         exclude_seen: bool = True,
         times: Sequence[Sequence[Time]] | None = None,
+        profiles: Sequence[Mapping[str, str | int]] | None = None,
     ) -> list[Recommendations]:
         """`recommend` for many histories: the same items in the same order as one by one (scores within rounding)."""
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
@@ -148,6 +153,7 @@ class Recommender:
                 came=f"{self.name}, whose task is {type(self.system.task).__name__}",
                 remedy="lmrs systems lists what each does",
             )
+        users = None if profiles is None else self._users(profiles, len(histories))
         banned_ids = _texts(exclude)
         banned = self.vocab.item_numbers(banned_ids)
         strangers = tuple(text for text, number in zip(banned_ids, banned, strict=True) if number < 0)
@@ -160,8 +166,10 @@ class Recommender:
             if times is not None:
                 moments = [_moments(each, text) for each, text in zip(times[begin : begin + _BLOCK], texts, strict=True)]
                 when = [each[number >= 0] for each, number in zip(moments, numbers, strict=True)]
-            rows = self._rows([each[each >= 0] for each in numbers], when)
-            for text, number, (items, found) in zip(texts, numbers, self._ranked(rows, banned, k, exclude_seen), strict=True):
+            some = None if users is None else users.slice(begin, _BLOCK)
+            rows = self._rows([each[each >= 0] for each in numbers], when, some)
+            known, ranked = self.system.task.serving.known(rows), self._ranked(rows, banned, k, exclude_seen)
+            for text, number, says, (items, found) in zip(texts, numbers, known, ranked, strict=True):
                 out.append(
                     Recommendations(
                         ids=tuple(self.vocab.item_ids(items)),
@@ -169,7 +177,7 @@ class Recommender:
                         scores=tuple(found.tolist()),
                         unknown=tuple(dict.fromkeys(t for t, n in zip(text, number, strict=True) if n < 0)),
                         unknown_excluded=strangers,
-                        fallback="" if (number >= 0).any() else FALLBACK,
+                        fallback="" if says else FALLBACK,
                     )
                 )
         return out
@@ -204,12 +212,24 @@ class Recommender:
             out.append((items[row, :k][there], found[row, :k][there]))
         return out
 
-    def _rows(self, histories: list[np.ndarray], times: list[np.ndarray] | None) -> Rows:
+    def _users(self, profiles: Sequence[Mapping[str, str | int]], n: int) -> pa.Table:
+        """Profiles as a user table, checked."""
+        known = self.vocab.prepared
+        if not isinstance(known, Profiles):
+            raise UserError(needed="a system that reads profiles", came=self.name, remedy="leave the profile out")
+        if len(profiles) != n:
+            raise UserError(needed=f"{n} profiles, one for each history", came=str(len(profiles)))
+        said = [known.check(profile) for profile in profiles]
+        return pa.table({name: pa.array([each.get(name) for each in said], pa.large_string()) for name in known.names})
+
+    def _rows(self, histories: list[np.ndarray], times: list[np.ndarray] | None, users: pa.Table | None) -> Rows:
         lengths = np.array([len(history) for history in histories], np.int64)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         item = np.concatenate([*histories, np.zeros(0, np.int64)]).astype(np.int32)
-        asked = Dataset("histories", self.vocab, item, offsets, time=None if times is None else np.concatenate(times))
-        return Rows(asked, np.full(len(histories), -1), offsets[:-1], offsets[1:])
+        when = None if times is None else np.concatenate(times)
+        asked = Dataset("histories", self.vocab, item, offsets, time=when, users=users)
+        nobody = np.full(len(histories), -1)  # no user of the training data
+        return Rows(asked, nobody if users is None else np.arange(len(histories)), offsets[:-1], offsets[1:])
 
     def _top(self, rows: Rows, banned: np.ndarray, k: int, exclude_seen: bool) -> tuple[np.ndarray, np.ndarray]:
         """(items int32[R, k + 1], scores): one more than asked, to see what stands next to the last."""

@@ -69,6 +69,31 @@ def by_title(recommender: Recommender, given: list[str]) -> tuple[list[str], lis
     return out, notes
 
 
+def profile_of(recommender: Recommender, folder: Path, text: str | None, user: str | None) -> dict[str, str] | None:
+    """What is known of the user: as typed, "age=25;gender=F", or of a user of the run's data; None for systems that read none.
+
+    Raises UserError for a text without "=".
+    """
+    from lmrs.models.profiles import Profiles
+
+    known = recommender.vocab.prepared
+    if text is not None:
+        pairs = [part.partition("=") for part in text.split(";") if part.strip()]
+        if any(not equals for _, equals, _ in pairs):
+            raise UserError(needed="a profile such as age=25;gender=F", came=repr(text), remedy="write NAME=VALUE")
+        return {name.strip(): value.strip() for name, _, value in pairs}
+    if user is None or not isinstance(known, Profiles):
+        return None
+    from lmrs.run import read_record
+    from lmrs.views.profiled import profiles
+
+    dataset = read_record(folder).data.load()
+    said = profiles(dataset.users, dataset.vocab.user_numbers([user]))
+    met = {name: set(values) for name, values in known.values}
+    found = {name: said[name][0].as_py() for name in met if name in said}
+    return {name: value for name, value in found.items() if value in met[name]}
+
+
 def events_of(folder: Path, user: str) -> tuple[list[str], list[Any] | None]:
     """(item ids, times or None) of a user of the run's data, oldest first."""
     from lmrs.errors import did_you_mean

@@ -7,13 +7,14 @@ import json
 import click
 
 from lmrs.cli import options
-from lmrs.cli.history import by_title, check_asked, load, whose
+from lmrs.cli.history import by_title, check_asked, load, profile_of, whose
 
 
 @click.command()
 @click.argument("run")
 @options.history
 @click.option("--times", metavar="TIME,TIME,...", help="Times of the history's events, for systems that read times.")
+@click.option("--profile", metavar="NAME=VALUE;...", help="What is known of the user, for systems that read profiles.")
 @click.option("-k", "k", default=10, show_default=True, help="How many.")
 @click.option("--exclude", multiple=True, metavar="ID", help="An item that must not come; may be repeated.")
 @click.option("--include-seen", is_flag=True, help="Items of the history may come again.")
@@ -24,6 +25,7 @@ def recommend(
     items: tuple[str, ...],
     user: str | None,
     times: str | None,
+    profile: str | None,
     k: int,
     exclude: tuple[str, ...],
     include_seen: bool,
@@ -37,16 +39,18 @@ def recommend(
 
     from lmrs.models import Model
 
-    check_asked(history, items, user)
+    alone = profile is not None and user is None  # a profile is a question, even without a history
+    check_asked(history or "" if alone else history, items, user)
     folder = Path(run)
     recommender = load(folder)
     asked, when, notes = whose(recommender, folder, history, items, user)
     if times is not None and user is None:
         when = [text.strip() for text in times.split(",")]
+    known = profile_of(recommender, folder, profile, user)
     excluded, more = by_title(recommender, list(exclude))
     if isinstance(recommender.system.model, Model) and recommender.system.model.by_item and not as_json:
         click.echo(f"scoring {recommender.vocab.n_items:,} items one by one: a large language model takes a while", err=True)
-    found = recommender.recommend(asked, k=k, exclude=excluded, exclude_seen=not include_seen, times=when)
+    found = recommender.recommend(asked, k=k, exclude=excluded, exclude_seen=not include_seen, times=when, profile=known)
     notes = [*recommender.notes, *notes, *more]
     if as_json:
         click.echo(json.dumps({"history": asked, **found.to_dict(), "notes": notes}, indent=2))
