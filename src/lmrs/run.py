@@ -29,7 +29,7 @@ from lmrs.split import Split
 from lmrs.system import System
 
 RUN, COSTS, MODEL = "run.json", "costs.json", "model"
-SPLITS = ("leave-one-out", "time", "user")
+SPLITS = ("leave-one-out", "time", "user", "review")
 FEW = 200  # so many queries a language model answers in minutes
 
 
@@ -38,8 +38,8 @@ class Data:
     """Which events, and how they are divided. The defaults are those of the command line.
 
     source: a name or a path, as `sources.load` takes it. columns, lenient, drop_duplicates, time_unit: as there.
-    core: keep users and items with at least so many events (0: all). split: "leave-one-out", "time" or "user".
-    valid_from, test_from: of the splits by time and by user, a share of the events (users) in (0, 1) or, by time, a date such
+    core: keep users and items with at least so many events (0: all). split: "leave-one-out", "time", "user" or "review".
+    valid_from, test_from: of all but the first, a share of the events (users) in (0, 1) or, by time, a date such
     as "2020-01-31". queries: ask at most so many of each part, evenly spaced (0: all).
     """
 
@@ -78,9 +78,10 @@ class Data:
             case "time":
                 moments = {"valid_from": _moment(self.valid_from), "test_from": _moment(self.test_from)}
                 return split.by_time(dataset, **moments, next_only=self.next_only)
-            case "user":
+            case "user" | "review":
                 valid, test = _share(self.valid_from), _share(self.test_from)
-                return split.by_user(dataset, valid=test - valid, test=1 - test)
+                divide = split.by_user if self.split == "user" else split.by_review
+                return divide(dataset, valid=test - valid, test=1 - test)
         raise UserError(
             needed=f"a split among {', '.join(SPLITS)}", came=repr(self.split), remedy=did_you_mean(self.split, SPLITS)
         )

@@ -63,7 +63,7 @@ def data_options(required: bool) -> Callable[[Callable[..., Any]], Callable[...,
         click.option(
             "--core", type=click.IntRange(min=0), default=0, show_default=True, help="Least events of each user and item."
         ),
-        click.option("--split", default="leave-one-out", show_default=True, help="leave-one-out, time or user."),
+        click.option("--split", default="leave-one-out", show_default=True, help="leave-one-out, time, user or review."),
         click.option(
             "--valid-from", default="0.8", show_default=True, help="Where validation begins: a share, or a date (by time)."
         ),

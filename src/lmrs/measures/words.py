@@ -16,6 +16,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 Words = Sequence[str]
 
@@ -44,6 +45,13 @@ WORDS: dict[str, Callable[[str], list[str]]] = {
     "space": str.split,
     "words": lambda text: _WORD.findall(unicodedata.normalize("NFC", text).lower()),
 }
+
+
+def first_words(text: str, n: int) -> str:
+    """The text up to the end of its n-th word (rule "words"), as it is spelt but for NFC; white space at its ends goes."""
+    text = unicodedata.normalize("NFC", text)
+    ends = [found.end() for found in islice(_WORD.finditer(text), n)]
+    return text[: ends[-1] if ends else 0].strip()
 
 
 def grams(words: Words, n: int) -> list[tuple[str, ...]]:

@@ -10,6 +10,8 @@ from lmrs.models.markov import Markov
 from lmrs.models.neighbours import ItemKNN
 from lmrs.models.network import Control, ControlScorer, Model, Network, Scorer
 from lmrs.models.path_lm import PathLM
+from lmrs.models.pepler import Pepler
+from lmrs.models.peter import Peter
 from lmrs.models.popularity import Popularity, RecentPopularity
 from lmrs.models.profile_prompt import ProfilePrompt
 from lmrs.models.prompted import Prompted
@@ -33,6 +35,8 @@ __all__ = [
     "Model",
     "Network",
     "PathLM",
+    "Pepler",
+    "Peter",
     "Popularity",
     "PostNorm",
     "PreNorm",

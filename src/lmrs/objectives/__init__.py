@@ -3,6 +3,7 @@
 from lmrs.objectives.cloze import Cloze
 from lmrs.objectives.continuation import Continuation
 from lmrs.objectives.contrastive import Contrastive
+from lmrs.objectives.explanation import Explanation
 from lmrs.objectives.margin import Margin
 from lmrs.objectives.instructed import Instructed
 from lmrs.objectives.mutual import Mutual
@@ -21,6 +22,7 @@ __all__ = [
     "Cloze",
     "Continuation",
     "Contrastive",
+    "Explanation",
     "Margin",
     "Instructed",
     "Mutual",

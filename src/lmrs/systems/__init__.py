@@ -16,6 +16,8 @@ from lmrs.systems.lmrec import lmrec
 from lmrs.systems.markov import markov
 from lmrs.systems.plm_rec import plm_rec
 from lmrs.systems.p5 import p5
+from lmrs.systems.pepler import pepler
+from lmrs.systems.peter import peter
 from lmrs.systems.popularity import popularity
 from lmrs.systems.ppr import ppr
 from lmrs.systems.prl import prl
@@ -53,6 +55,9 @@ CATALOGUE: dict[str, Callable[..., System]] = {
     # items spelt by a sequence-to-sequence model
     "p5": p5,
     "tiger": tiger,
+    # explanations: why a user chose an item
+    "peter": peter,
+    "pepler": pepler,
     # controls: what a learned system has to beat
     "popularity": popularity,
     "recent-popularity": recent_popularity,
@@ -64,6 +69,6 @@ CATALOGUE: dict[str, Callable[..., System]] = {
 
 __all__ = [
     "CATALOGUE", "bert4rec", "caser", "ease", "esasrec", "gru4rec", "item_knn", "language", "lmrec", "markov", "p5", "plm_rec",
-    "popularity", "ppr", "prl", "recent_popularity", "s3rec", "sasrec", "tallrec", "tiger", "transformers4rec", "unisrec", "walks",
+    "pepler", "peter", "popularity", "ppr", "prl", "recent_popularity", "s3rec", "sasrec", "tallrec", "tiger", "transformers4rec", "unisrec", "walks",
     "zero_shot",
 ]  # fmt: skip

@@ -1,8 +1,9 @@
 """What is asked of a trained system and how an answer is judged."""
 
+from lmrs.tasks.explaining import Explaining
 from lmrs.tasks.ranking import Ranking
 from lmrs.tasks.task import Answered, RecordTask
 
 Task = Ranking | RecordTask
 
-__all__ = ["Answered", "Ranking", "RecordTask", "Task"]
+__all__ = ["Answered", "Explaining", "Ranking", "RecordTask", "Task"]

@@ -3,7 +3,8 @@
 from lmrs.views.paths import Paths
 from lmrs.views.profiled import Profiled
 from lmrs.views.rewarded import Rewarded
+from lmrs.views.reviews import ReviewRows, Reviews
 from lmrs.views.sequence import ItemSequence, Rows
 from lmrs.views.view import Examples, View
 
-__all__ = ["Examples", "ItemSequence", "Paths", "Profiled", "Rewarded", "Rows", "View"]
+__all__ = ["Examples", "ItemSequence", "Paths", "Profiled", "Rewarded", "ReviewRows", "Reviews", "Rows", "View"]

@@ -1,0 +1,40 @@
+"""The tiny data set with a review for every event: what is said follows from the user and the item, so it can be learned."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pyarrow as pa
+
+from lmrs.dataset import Dataset
+from lmrs.records import COLUMNS
+from lmrs.split import Split, by_review
+from lmrs.testing import tiny
+
+FEATURES = ("strings", "sound quality", "price")
+OPINIONS = ("good", "bad")
+
+
+def reviewed(data: Dataset | None = None, *, explained: float = 1.0) -> Dataset:
+    """Item i is spoken of by feature i mod 3, user u says "good" or "bad" by u mod 2; the first events are explained."""
+    data = data or tiny.dataset()
+    rows = []
+    for user in range(data.n_users):
+        for event in range(int(data.offsets[user]), int(data.offsets[user + 1])):
+            item = int(data.item[event])
+            feature, opinion = FEATURES[item % 3], OPINIONS[user % 2]
+            told = event < explained * data.n_events
+            rows.append(
+                {
+                    "user": user, "item": item, "event": event, "title": f"Number {item}", "text": "So so.",
+                    "feature": feature if told else None, "opinion": opinion if told else None,
+                    "explanation": f"The {feature} is {opinion}!" if told else None,
+                }
+            )  # fmt: skip
+    kinds = COLUMNS["reviews"]
+    return replace(data, records={"reviews": pa.Table.from_pylist(rows, schema=pa.schema(list(kinds.items())))})
+
+
+def split() -> Split:
+    """A random split of the reviews."""
+    return by_review(reviewed(), valid=0.15, test=0.15)
