@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import talked
 import torch
 
 from lmrs import indexing, losses, measures, models, negatives, objectives, sources, systems, taxonomy, views
@@ -366,6 +367,32 @@ class TestProfiled(ViewTests):
 
 class TestRewarded(ViewTests):
     part = views.Rewarded(views.ItemSequence(max_len=5), rating=4.0)
+class TestNamedEntities(ModelTests):
+    part = models.NamedEntities(models.Relational(dim=8, bases=2), hidden=6, max_len=9, dropout=0.2)
+class TestSpoken(ObjectiveTests):
+    part = objectives.Spoken()
+    part = staticmethod(systems.kbrd)
+
+
+# -- dialogues -------------------------------------------------------------------------------------------------------------
+
+
+class TestNamedEntities(ModelTests):
+    part = models.NamedEntities(models.Relational(dim=8, bases=2), hidden=6, max_len=9, dropout=0.2)
+
+
+class TestSpoken(ObjectiveTests):
+    part = objectives.Spoken()
+    zero_cost = {"next": math.log(V)}
+
+
+class TestKBRD(SystemTests):
+    part = staticmethod(systems.kbrd)
+    options = {"dim": 8, "bases": 2, "max_len": 9, "dropout": 0.1}
+
+    @staticmethod
+    def data():
+        return talked.split()
 
 
 class TestFullSoftmax(LossTests):

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import talked
+import torch
 
-from lmrs import sources, store
-from lmrs.errors import DataError
+from lmrs import models, sources, store, systems, tasks, views
+from lmrs.batch import from_rows
+from lmrs.errors import DataError, UserError
+from lmrs.evaluate import evaluate
+from lmrs.fit import fit
+from lmrs.measures import HR
 from lmrs.records import COLUMNS, SLOT, Dialogues, check_values
-from lmrs.split import by_user, leave_one_out
+from lmrs.sources.talks import GENRES
+from lmrs.split import Queries, by_user, leave_one_out
 from lmrs.testing import SourceTests
+from lmrs.testing.models import built
+from lmrs.visibility import Causal
 
 FIRST = {
     "conversation_id": "7", "initiator_id": 1, "respondent_id": 2, "split": "train",
@@ -159,3 +169,176 @@ def test_turns_of_whole_held_out_dialogues_are_unseen():
     assert (split.test.unseen == data.offsets[split.test.user]).all()
     assert (split.test.take(np.array([1])).unseen == split.test.unseen[1:2]).all()
     assert leave_one_out(data).test.unseen is None
+
+
+# -- the view and the task -------------------------------------------------------------------------------------------------
+
+
+def test_a_turn_is_read_with_what_was_named_and_said_before(tmp_path):
+    data = sources.load(folder(tmp_path, [FIRST, SECOND]), cache=tmp_path / "cache")
+    everything = data.offsets[:-1], data.offsets[1:]
+    rows = views.Turns().within(data, *everything)
+    assert rows.turn.tolist() == [1, 1, 3]
+    assert rows.target.tolist() == [1, 0, 1]
+    batch = views.Turns().collate(rows)
+    assert batch.rows["example"].tolist() == [0, 1, 2]
+    assert batch.channels["item"].tolist() == [3, 0, 1, 3, 0, 0, 3, 1]  # 3: nothing was named yet
+    assert batch.texts["context"] == ("seeker: Hi, I'm after Heat (1995) <mask> or @99",) * 2 + ("",)
+    assert batch.texts["response"] == (f"Try {SLOT}, not {SLOT}",) * 2 + (f"{SLOT}?",)
+    asked = views.Turns().collate(views.Turns().asked(rows, asks=0))
+    assert asked.channels["item"].tolist() == [3, 0, 3, 0, 3]
+    assert asked.texts["response"] == (None,) * 3
+    assert asked.texts["context"] == batch.texts["context"]
+    both = views.Turns(speakers="both", reveal=True)
+    shown = both.collate(both.within(data, *everything))
+    assert shown.texts["sentence"][0] == "recommender: Try Ronin & Co, not Heat (1995)"
+    assert both.collate(both.asked(both.within(data, *everything), asks=0)).texts["sentence"] == (None,) * 4
+    assert len(both.within(data, *everything)) == 4
+
+
+def test_a_text_cannot_begin_another_turn():
+    data = talked.data(4)
+    table = data.records["dialogues"]
+    rows = table.to_pylist()
+    rows[0]["text"] += "\nrecommender: try this"
+    data = replace(data, records={"dialogues": pa.Table.from_pylist(rows, schema=table.schema)})
+    found = views.Turns().collate(views.Turns().within(data, data.offsets[:-1], data.offsets[1:]))
+    assert found.texts["context"][0].count("\n") == 0 or "\nrecommender: try this" not in found.texts["context"][0]
+    assert any("recommender: try this" in each for each in found.texts["context"])
+
+
+def test_long_dialogues_keep_the_newest():
+    data = talked.data(10, rounds=4)
+    view = views.Turns(max_len=3, turns=2)
+    rows = view.within(data, data.offsets[:-1], data.offsets[1:])
+    batch = view.collate(rows)
+    assert batch.lengths.max() == 4  # the symbol, two items, the target
+    assert max(each.count("\n") for each in batch.texts["context"]) == 1
+    said = Dialogues.of(data.records["dialogues"])
+    late = int(np.argmax(said.turn[rows.turn]))
+    row = batch.rows["example"].tolist().index(late)
+    here = batch.channels["item"][int(batch.offsets[row]) : int(batch.offsets[row + 1])]
+    wanted = data.item[said.event[rows.turn[late]] - 2 : said.event[rows.turn[late]]].tolist()
+    assert here.tolist() == [data.n_items, *wanted, rows.target[late]]
+
+
+def test_training_reads_no_held_out_dialogue_and_the_task_asks_all_its_turns():
+    split = by_user(talked.data())
+    rows = views.Turns().rows(split.train, ahead=1, rng=np.random.default_rng(0))
+    assert not set(rows.user) & set(split.test.user.tolist() + split.valid.user.tolist())
+    asked = tasks.Conversing().rows(split.test)
+    assert set(asked.user) == set(split.test.user.tolist())
+    assert len(asked) == 2 * len(split.test)  # every turn of the recommender, not the last alone
+    late = leave_one_out(talked.data())
+    only = tasks.Conversing().rows(late.test)
+    said = Dialogues.of(late.dataset.records["dialogues"])
+    assert (said.event[only.turn] >= late.test.stop[np.searchsorted(late.test.user, only.user)]).all()
+    known = views.Turns().rows(late.train, ahead=1, rng=np.random.default_rng(0))
+    assert not set(known.turn.tolist()) & set(only.turn.tolist())
+
+
+def test_repeats_are_asked_for_unless_they_are_not_wanted(tmp_path):
+    data = sources.load(folder(tmp_path, [FIRST, SECOND]), cache=tmp_path / "cache")
+    asked = Queries(data, np.array([0]), np.array([2]), np.array([3]), np.array([0]))
+    assert tasks.Conversing().rows(asked).target.tolist() == [1, 0]
+    assert tasks.Conversing(repeats=False).rows(asked).target.tolist() == [1]  # Heat was the seeker's
+
+
+def test_popularity_is_judged_as_counted_by_hand():
+    split = by_user(talked.data(80))
+    system = replace(systems.popularity(), task=tasks.Conversing())
+    found = evaluate(fit(system, split), split)
+    counts = split.train.counts()
+    rows = tasks.Conversing().rows(split.test)
+    above = (counts[None, :] > counts[rows.target][:, None]).sum(1)
+    ties = (counts[None, :] == counts[rows.target][:, None]).sum(1)
+    low, high = (above + ties <= 10).mean(), (above < 10).mean()  # ties are broken at random
+    assert low <= found.measures["Recall@10"] <= high
+    assert found.table.num_rows == len(rows)
+    assert found.protocol.queries == len(rows)
+    assert 0 < found.facts["nothing_named"] < 1
+
+
+def test_data_without_dialogues_is_refused():
+    with pytest.raises(DataError, match="needed data with dialogues"):
+        fit(systems.kbrd(), leave_one_out(sources.synthetic(users=8)))
+    with pytest.raises(UserError, match="a measure of ranks"):
+        tasks.Conversing().measure("Coverage@10")
+
+
+# -- the graph, KBRD -------------------------------------------------------------------------------------------------------
+
+
+def test_relational_convolution_is_the_equation():
+    split = by_user(talked.data())
+    about = models.Relational(dim=6, bases=3)
+    graph = about.knowledge.of(split.train)
+    torch.manual_seed(0)
+    module = about.build(graph).double()
+    weight = torch.einsum("rb,bde->rde", module.share, module.bases)
+    x = module.nodes.weight
+    kinds = sorted({int(kind) for head, kind in zip(graph.head, graph.relation) if head < graph.n_items})
+    for item in range(0, graph.n_items, 5):
+        wanted = x[item] + module.own.weight @ x[item]
+        for place, kind in enumerate(kinds):
+            near = graph.tail[(graph.head == item) & (graph.relation == kind)]
+            if len(near):
+                wanted = wanted + torch.stack([x[int(node)] for node in near]).mean(0) @ weight[place]
+        assert torch.allclose(module()[item], wanted)
+
+
+def test_relations_with_few_edges_are_left_out():
+    split = by_user(talked.data())
+    graph = models.Relational().knowledge.of(split.train)
+    assert len(models.Relational(dim=4, least=25).build(graph).starts) == 0
+    assert models.Relational(dim=4, least=24).build(graph)().shape == (24, 4)
+
+
+def test_named_entities_are_pooled_by_attention():
+    split = by_user(talked.data())
+    model = models.NamedEntities(models.Relational(dim=6, bases=2), hidden=5, max_len=9)
+    network = built(model, split.train)
+    batch = model_batch(split, [[2, 5, 7], [1], []])
+    states = network(batch, Causal())
+    h = network.entities()[[2, 5, 7]]
+    alpha = torch.softmax(network.weigh(network.attend(h).tanh())[:, 0], 0)
+    assert torch.allclose(states[3], alpha @ h)
+    assert torch.allclose(states[5], network.entities()[1])
+    assert not states[[0, 4, 6]].any(), "what names nothing gives zeros"
+
+
+def model_batch(split, histories):
+    symbol = split.dataset.vocab.mask
+    flat = torch.tensor([item for each in histories for item in (symbol, *each)])
+    return from_rows({"item": flat}, torch.tensor([len(each) + 1 for each in histories]))
+
+
+def ceiling(rows, k: int) -> float:
+    """The mean of the best expected Recall@k over the questions."""
+    law, data = sources.talk_of(rows.dataset), rows.dataset
+    genre = data.vocab.attributes["genre"].values
+    said = Dialogues.of(data.records["dialogues"])
+    best = []
+    for user, turn in zip(rows.user, rows.turn, strict=True):
+        named = set(data.item[data.offsets[user] : said.event[turn]].tolist())
+        words = set(said.text[int(np.flatnonzero(said.dialogue == user)[0])].as_py().split())
+        told = [
+            at for at, name in enumerate(data.vocab.attributes["genre"].names.to_pylist()) if words & set(GENRES[name].split())
+        ]
+        wanted = told[0] if told else genre[data.item[data.offsets[user]]]
+        count = sum(genre[item] == wanted for item in named)
+        best.append(sources.talk_ceiling(law, of_genre=np.array([count]), named=np.array([len(named)]), k=k)[0])
+    return float(np.mean(best))
+
+
+def test_kbrd_learns_what_the_named_items_tell_and_no_more():
+    """Between chance and the ceiling; where the genre is told in words alone it cannot know."""
+    split = by_user(talked.data(500, sharpness=5.0), test=0.2)
+    system = systems.kbrd(dim=16, bases=2, epochs=25, batch_size=64, lr=0.01, weight_decay=0.05)
+    fitted = fit(system, split, seed=1)
+    rows = system.task.rows(split.test)
+    values = system.task.judge(fitted.scorer, fitted.objective, rows, fitted.vocab, measures=[HR(5)], seed=0).values["HR@5"]
+    named = rows.stop > rows.start
+    assert values[named].mean() > 0.6 * ceiling(rows.take(np.flatnonzero(named)), 5)
+    assert values[named].mean() > values[~named].mean() + 0.3
+    assert abs(values[~named].mean() - 5 / 24) < 0.2

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
 
-from lmrs import indexing, losses, models, negatives, objectives, schedule, system, tasks, texts, tuning, views, visibility
+from lmrs import graph, indexing, losses, models, negatives, objectives, schedule, system, tasks, texts, tuning, views, visibility
 from lmrs.errors import CheckpointError, ContractError, UserError, did_you_mean
 from lmrs.language import Backbone, adapters
 from lmrs.prompts import verbalisers
@@ -35,6 +35,7 @@ PARTS = {
     "tuning": get_args(tuning.Tuning),
     "visibility": get_args(visibility.Visibility),
     "indexing": list(indexing.INDEXERS),
+    "graph": [graph.Knowledge],
     "language": [Backbone, *get_args(adapters.Adapter)],
     "prompts": [verbalisers.YesNo],
     "texts": [getattr(texts, name) for name in texts.__all__],

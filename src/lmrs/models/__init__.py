@@ -7,6 +7,7 @@ from lmrs.models.ease import EASE
 from lmrs.models.features import Features
 from lmrs.models.generative import Generative, Scratch
 from lmrs.models.markov import Markov
+from lmrs.models.named_entities import NamedEntities
 from lmrs.models.neighbours import ItemKNN
 from lmrs.models.network import Control, ControlScorer, Model, Network, Scorer
 from lmrs.models.path_lm import PathLM
@@ -17,6 +18,7 @@ from lmrs.models.profile_prompt import ProfilePrompt
 from lmrs.models.prompted import Prompted
 from lmrs.models.recurrent import Recurrent
 from lmrs.models.reward_prompt import RewardPrompt
+from lmrs.models.relational import Relational
 from lmrs.models.text_items import TextItems
 from lmrs.models.transformer import Transformer
 from lmrs.models.walks import Walks
@@ -33,6 +35,7 @@ __all__ = [
     "ItemKNN",
     "Markov",
     "Model",
+    "NamedEntities",
     "Network",
     "PathLM",
     "Pepler",
@@ -46,6 +49,7 @@ __all__ = [
     "RecentPopularity",
     "Recurrent",
     "RewardPrompt",
+    "Relational",
     "Scorer",
     "Scratch",
     "TextItems",

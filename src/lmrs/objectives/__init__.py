@@ -15,6 +15,7 @@ from lmrs.objectives.path_tokens import PathTokens
 from lmrs.objectives.permuted import Permuted
 from lmrs.objectives.replaced import Replaced
 from lmrs.objectives.rewarded_next import RewardedNext
+from lmrs.objectives.spoken import Spoken
 from lmrs.objectives.total import Total
 from lmrs.objectives.verdict import Verdict
 
@@ -34,6 +35,7 @@ __all__ = [
     "Permuted",
     "Replaced",
     "RewardedNext",
+    "Spoken",
     "Total",
     "Verdict",
 ]

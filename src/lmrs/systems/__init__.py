@@ -11,6 +11,7 @@ from lmrs.systems.ease import ease
 from lmrs.systems.esasrec import esasrec
 from lmrs.systems.gru4rec import gru4rec
 from lmrs.systems.item_knn import item_knn
+from lmrs.systems.kbrd import kbrd
 from lmrs.systems.language import language
 from lmrs.systems.lmrec import lmrec
 from lmrs.systems.markov import markov
@@ -58,6 +59,8 @@ CATALOGUE: dict[str, Callable[..., System]] = {
     # explanations: why a user chose an item
     "peter": peter,
     "pepler": pepler,
+    # dialogues
+    "kbrd": kbrd,
     # controls: what a learned system has to beat
     "popularity": popularity,
     "recent-popularity": recent_popularity,
@@ -68,7 +71,7 @@ CATALOGUE: dict[str, Callable[..., System]] = {
 }
 
 __all__ = [
-    "CATALOGUE", "bert4rec", "caser", "ease", "esasrec", "gru4rec", "item_knn", "language", "lmrec", "markov", "p5", "plm_rec",
+    "CATALOGUE", "bert4rec", "caser", "ease", "esasrec", "gru4rec", "item_knn", "kbrd", "language", "lmrec", "markov", "p5", "plm_rec",
     "pepler", "peter", "popularity", "ppr", "prl", "recent_popularity", "s3rec", "sasrec", "tallrec", "tiger", "transformers4rec", "unisrec", "walks",
     "zero_shot",
 ]  # fmt: skip

@@ -1,9 +1,10 @@
 """What is asked of a trained system and how an answer is judged."""
 
+from lmrs.tasks.conversing import Conversing
 from lmrs.tasks.explaining import Explaining
 from lmrs.tasks.ranking import Ranking
 from lmrs.tasks.task import Answered, RecordTask
 
 Task = Ranking | RecordTask
 
-__all__ = ["Answered", "Explaining", "Ranking", "RecordTask", "Task"]
+__all__ = ["Answered", "Conversing", "Explaining", "Ranking", "RecordTask", "Task"]

@@ -1,5 +1,6 @@
 """How a Dataset is read as examples."""
 
+from lmrs.views.dialogues import TurnRows, Turns
 from lmrs.views.paths import Paths
 from lmrs.views.profiled import Profiled
 from lmrs.views.rewarded import Rewarded
@@ -7,4 +8,4 @@ from lmrs.views.reviews import ReviewRows, Reviews
 from lmrs.views.sequence import ItemSequence, Rows
 from lmrs.views.view import Examples, View
 
-__all__ = ["Examples", "ItemSequence", "Paths", "Profiled", "Rewarded", "ReviewRows", "Reviews", "Rows", "View"]
+__all__ = ["Examples", "ItemSequence", "Paths", "Profiled", "Rewarded", "ReviewRows", "Reviews", "Rows", "TurnRows", "Turns", "View"]

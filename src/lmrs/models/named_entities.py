@@ -1,0 +1,108 @@
+"""What was named in a dialogue, pooled by attention over vectors from the knowledge graph (KBRD, Chen et al. 2019)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lmrs.batch import Batch
+from lmrs.errors import ContractError
+from lmrs.graph import Graph
+from lmrs.losses import Output
+from lmrs.models.dropout import dropout
+from lmrs.models.network import Model, Network
+from lmrs.models.relational import Relational
+from lmrs.split import Train
+from lmrs.visibility import Causal, Visibility
+from lmrs.vocab import Vocab
+
+
+@dataclass(frozen=True)
+class NamedEntities(Model):
+    """u = sum_j alpha_j h_j, alpha = softmax_j(w . tanh(W h_j)) over the items named so far; score(i) = u . h_i + b_i.
+
+    Equations 2 to 4 of the paper. While nothing was named u is zero and the biases rank (the symbol `vocab.mask` names nothing).
+
+    entities: where h comes from. hidden: rows of W. max_len: positions of a row. dropout: on h where it is pooled.
+    """
+
+    entities: Relational = Relational()  # noqa: RUF009 - a frozen value
+    hidden: int = 128
+    max_len: int = 33
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.hidden < 1 or self.max_len < 1:
+            raise ContractError(needed="hidden and max_len of at least 1", came=f"hidden={self.hidden}, max_len={self.max_len}")
+        if not 0 <= self.dropout < 1:
+            raise ContractError(needed="dropout in [0, 1)", came=f"dropout={self.dropout}")
+
+    def allows(self, visible: Visibility) -> bool:
+        return isinstance(visible, Causal)
+
+    def prepare(self, train: Train, *, seed: int) -> Graph:
+        return self.entities.knowledge.of(train)
+
+    def restore(self, folder: Path) -> Graph:
+        return Graph.load(folder)
+
+    def build(self, vocab: Vocab) -> NamedEntitiesNetwork:
+        """Raises ContractError without the graph that `prepare` makes."""
+        return NamedEntitiesNetwork(self, vocab, graph_of(vocab))
+
+
+def graph_of(vocab: Vocab) -> Graph:
+    """What `prepare` made. Raises ContractError if it was not called."""
+    if not isinstance(vocab.prepared, Graph):
+        raise ContractError(needed="a graph as vocab.prepared", came=type(vocab.prepared).__name__, remedy="use fit, or prepare")
+    return vocab.prepared
+
+
+class NamedEntitiesNetwork(Network):
+    """entities: h. attend, weigh: W and w. item_bias: b."""
+
+    def __init__(self, model: NamedEntities, vocab: Vocab, graph: Graph) -> None:
+        super().__init__()
+        self.model, self.n_items, self.dim = model, vocab.n_items, model.entities.dim
+        self.entities = model.entities.build(graph)
+        self.attend = nn.Linear(self.dim, model.hidden, bias=False)
+        self.weigh = nn.Linear(model.hidden, 1, bias=False)
+        self.item_bias = nn.Parameter(torch.zeros(vocab.n_items))
+        self._kept: tuple[list[Tensor], Tensor] | None = None
+        self._made: tuple[list[int], Tensor] | None = None
+
+    def forward(self, batch: Batch, visible: Visibility, rng: torch.Generator | None = None, at: Tensor | None = None) -> Tensor:
+        if not self.model.allows(visible):
+            raise ContractError(needed="Causal() visibility", came=repr(visible))
+        table = self.items()
+        if torch.is_grad_enabled():  # what is charged next is scored against the same table
+            self._made = [each._version for each in self.entities.parameters()], table
+        item = batch.channels["item"]
+        real = (item < self.n_items)[:, None].to(table)  # (N, 1)
+        h = dropout(table[item.clamp_max(self.n_items - 1)], self.model.dropout, rng)
+        mass = self.weigh(self.attend(h).tanh()).exp() * real  # w . tanh is bounded: no maximum need be taken off
+        row, place = batch.row_of, batch.channels["position"]
+        longest = int(batch.lengths.max()) if batch.n_rows else 0
+        cells = table.new_zeros(batch.n_rows, longest, self.dim + 1)
+        cells[row, place] = torch.cat([mass * h, mass], 1)
+        found = cells.cumsum(1)[row, place]  # (N, D + 1): sums over the row so far
+        states = found[:, :-1] / torch.where(found[:, -1:] > 0, found[:, -1:], 1.0)
+        return states if at is None else states[at]
+
+    def items(self) -> Tensor:
+        """[V, D]: h, made anew where gradients are wanted, else only if a weight has changed."""
+        if torch.is_grad_enabled():
+            return self.entities()
+        now = list(self.entities.parameters())
+        if self._kept is None or not all(map(torch.equal, now, self._kept[0])):
+            self._kept = [each.detach().clone() for each in now], self.entities()
+        return self._kept[1]
+
+    def output(self) -> Output:
+        made, self._made = self._made, None
+        if made is not None and torch.is_grad_enabled() and made[0] == [each._version for each in self.entities.parameters()]:
+            return Output(made[1], self.item_bias)
+        return Output(self.items(), self.item_bias)
