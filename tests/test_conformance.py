@@ -367,11 +367,6 @@ class TestProfiled(ViewTests):
 
 class TestRewarded(ViewTests):
     part = views.Rewarded(views.ItemSequence(max_len=5), rating=4.0)
-class TestNamedEntities(ModelTests):
-    part = models.NamedEntities(models.Relational(dim=8, bases=2), hidden=6, max_len=9, dropout=0.2)
-class TestSpoken(ObjectiveTests):
-    part = objectives.Spoken()
-    part = staticmethod(systems.kbrd)
 
 
 # -- dialogues -------------------------------------------------------------------------------------------------------------
