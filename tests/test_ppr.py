@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -12,13 +13,16 @@ import torch.nn.functional as F
 
 from lmrs import models, objectives, tuning, views
 from lmrs.batch import Batch, from_rows
+from lmrs.cli import run
 from lmrs.dataset import Dataset
 from lmrs.errors import CheckpointError, ContractError, DataError, UserError
 from lmrs.evaluate import match
 from lmrs.fit import Execution, fit
 from lmrs.judge import judge
+from lmrs.losses import Output
 from lmrs.measures import HR
 from lmrs.models.profiles import MOST, Profiles
+from lmrs.negatives import Drawn
 from lmrs.objectives.opened import started
 from lmrs.recommender import Recommender
 from lmrs.split import Queries, Split, Train
@@ -287,6 +291,15 @@ def test_light_leaves_the_recommender_as_it_was() -> None:
     assert fitted.moved[1]["parameters_frozen"] == fitted.parameters - prompt  # compared bit for bit by taxonomy.check
 
 
+def test_the_pairwise_loss_is_that_of_its_equation() -> None:
+    loss = ppr().stages[0].objective.loss  # type: ignore[union-attr]
+    states, output = torch.randn(5, 3, dtype=torch.float64), Output(torch.randn(9, 3, dtype=torch.float64), None)
+    target, other = torch.tensor([0, 1, 2, 3, 4]), torch.tensor([[5], [6], [7], [8], [0]])
+    scores = output.scores(states)
+    wanted = -F.logsigmoid(scores.gather(1, target[:, None]) - scores.gather(1, other)).sum()
+    assert torch.allclose(loss.charge(states, output, target, Drawn(other, None, 1, 9)), wanted)
+
+
 def test_wrong_words_are_told_the_right_ones() -> None:
     with pytest.raises(ContractError, match="did you mean light"):
         ppr(variant="ligth")
@@ -390,3 +403,18 @@ def test_profiles_go_with_other_data() -> None:
         ranks.append(judged.ranks.rank)
     assert np.array_equal(*ranks)
     assert judged.fallback == 0
+
+
+def test_the_command_line_takes_a_profile(tmp_path, capsys) -> None:
+    recommender, _ = learner()
+    ask = ["recommend", str(recommender.save(tmp_path / "model")), "-k", "3", "--json"]
+    assert run([*ask, "--profile", "kind = a; noise=2"]) == 0
+    wanted = recommender.recommend([], k=3, profile={"kind": "a", "noise": 2})
+    assert [each["id"] for each in json.loads(capsys.readouterr().out)["items"]] == list(wanted.ids)
+    for wrong, said in (
+        (["--profile", "kind"], "write NAME=VALUE"),
+        (["--profile", "kind=q"], "met in training"),
+        ([], "a history"),
+    ):
+        assert run([*ask, *wrong]) == 1
+        assert said in capsys.readouterr().err
