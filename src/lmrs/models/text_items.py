@@ -9,16 +9,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmrs.batch import Batch
-from lmrs.errors import ContractError
+from lmrs.errors import CheckpointError, ContractError
 from lmrs.language import Backbone
 from lmrs.losses import Output
 from lmrs.models.adaptor import Adaptor
 from lmrs.models.blocks import Block, PostNorm
+from lmrs.models.learned import Learned, learned
 from lmrs.models.network import Model
 from lmrs.models.transformer import Transformer, TransformerNetwork
+from lmrs.split import Train
 from lmrs.texts import ItemText, TextEncoder, encoded, without_words
 from lmrs.visibility import Causal, Visibility
 from lmrs.vocab import Vocab
+
+TAKEN = ("adaptor.", "blocks.", "embed_norm.", "positions.")  # of another run: what does not depend on the catalogue
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,9 @@ class TextItems(Model):
     word_drop: share of words left out of a text's second version, which is read where the channel `dropped` says so.
     temperature: > 0. dim, layers, heads, max_len, dropout, attention_dropout, block: as in Transformer; the sum of item and
     position is normalised (LayerNorm).
+
+    start: the folder of a run whose adaptor and blocks are taken over, trained on any catalogue with the same sizes and encoder;
+    ids are not. Read by fit alone: a saved model does not need it any more.
 
     The gate's noise and the adaptor's dropout act on the items of the history, not on the table that is scored.
     """
@@ -50,6 +57,7 @@ class TextItems(Model):
     dropout: float = 0.5
     attention_dropout: float = 0.0
     block: Block = PostNorm(expand=1)  # noqa: RUF009 - a frozen value
+    start: str = ""
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -63,6 +71,23 @@ class TextItems(Model):
             dim=self.dim, layers=self.layers, heads=self.heads, max_len=self.max_len, dropout=self.dropout,
             attention_dropout=self.attention_dropout, block=self.block, embed_norm=True,
         )  # fmt: skip
+
+    @property
+    def pretrained(self) -> bool:
+        return bool(self.start)
+
+    def prepare(self, train: Train, *, seed: int) -> Learned | None:
+        """What was learned in `start`. Raises UserError if it is not there, CheckpointError if it read other text vectors."""
+        if not self.start:
+            return None
+        found = learned(self.start, TAKEN)
+        if found.origin != self.origin:
+            raise CheckpointError(
+                needed=f"a run whose texts were read by {self.encoder.backbone.name}",
+                came=f"another reader in {found.folder}",
+                remedy="set the backbone that it was trained with",
+            )
+        return found
 
     @property
     def origin(self) -> str:
@@ -95,6 +120,8 @@ class TextItemsNetwork(TransformerNetwork):
         if self.ids is not None:
             nn.init.zeros_(self.ids.weight)
         self._kept: tuple[list[Tensor], Tensor] | None = None
+        if isinstance(vocab.prepared, Learned):
+            vocab.prepared.into(_Taken(self))
 
     def look_up(self, batch: Batch, rng: torch.Generator | None) -> Tensor:
         item = batch.channels["item"]
@@ -133,6 +160,16 @@ class TextItemsNetwork(TransformerNetwork):
             if self._kept is None or not all(map(_same, now, self._kept[0])):
                 self._kept = [each.detach().clone() for each in now], self.adaptor(self.texts)
             return self._kept[1]
+
+
+class _Taken(nn.Module):
+    """The parts of a network that do not depend on the catalogue, under their own names."""
+
+    def __init__(self, network: TextItemsNetwork) -> None:
+        super().__init__()
+        for name, part in network.named_children():
+            if f"{name}.".startswith(TAKEN):
+                self.add_module(name, part)
 
 
 def _same(one: Tensor, two: Tensor) -> bool:

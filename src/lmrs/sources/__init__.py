@@ -22,6 +22,7 @@ from lmrs.sources.prepare import Layout, prepare
 from lmrs.sources.reviews import load_reviews
 from lmrs.sources.synthetic import Chain, chain_of, next_law, synthetic, synthetic_ceiling, transitions
 from lmrs.sources.talks import Talk, synthetic_dialogues, talk_ceiling, talk_of
+from lmrs.sources.union import union
 
 __all__ = [
     "NAMED",
@@ -44,6 +45,7 @@ __all__ = [
     "talk_ceiling",
     "talk_of",
     "transitions",
+    "union",
     "write_mind",
 ]
 

@@ -28,6 +28,7 @@ def unisrec(
     dropout: float = 0.5,
     temperature: float = 0.07,
     pretrain: bool = True,
+    start: str = "",
     pretrain_epochs: int = 100,
     pretrain_batch_size: int = 2048,
     weight: float = 1e-3,
@@ -45,12 +46,13 @@ def unisrec(
     texts: item columns and attributes; () for all that are text. ids: add id embeddings in the second stage (transductive;
     False: inductive). experts: of the adaptor; 1 is one whitening. weight: of the sequence-sequence part, 0 leaves it out.
     duplicates: "zero_logit" (released code) or "exclude".
-    pretrain: False leaves the first stage out; the second then trains everything.
+    pretrain: False leaves the first stage out; the second then trains everything. start: the folder of another run with the same
+    sizes and backbone, such as one on `sources.union` of several domains: its first stage counts as this one's.
 
-    Departures: pre-trained on the given data (paper: five other domains); the default backbone is a small sentence encoder with
-    mean pooling (paper: BERT-base, "cls"); feed-forward width is dim (paper: 256 at dim 300); attention weights are not dropped
-    out; the gate's noise and the adaptor's dropout act on histories, not on the scored items; pre-training takes the best
-    epoch by validation (paper: the last of 300).
+    Departures: without `start` pre-trained on the given data (paper: five other domains); the default backbone is a small
+    sentence encoder with mean pooling (paper: BERT-base, "cls"); feed-forward width is dim (paper: 256 at dim 300); attention
+    weights are not dropped out; the gate's noise and the adaptor's dropout act on histories, not on the scored items;
+    pre-training takes the best epoch by validation (paper: the last of 300).
     """
     sequence = views.ItemSequence(max_len=max_len)
     first = Stage(
@@ -64,7 +66,7 @@ def unisrec(
         "finetune",
         sequence,
         objectives.NextItem(),
-        tuning.Part((*ADAPTOR, *(("ids.*",) if ids else ()))) if pretrain else tuning.Everything(),
+        tuning.Part((*ADAPTOR, *(("ids.*",) if ids else ()))) if pretrain or start else tuning.Everything(),
         Budget(epochs=epochs, batch_size=batch_size, lr=lr, patience=patience, every=every),
     )
     return System(
@@ -75,7 +77,8 @@ def unisrec(
         model=models.TextItems(
             TextEncoder(Backbone(backbone, precision), pooling, max_tokens=max_tokens), ItemText(texts), models.Adaptor(experts),
             ids=ids, temperature=temperature, dim=dim, layers=layers, heads=heads, max_len=max_len, dropout=dropout,
+            start=start,
         ),
-        stages=(first, second) if pretrain else (second,),
+        stages=(first, second) if pretrain and not start else (second,),
         task=tasks.Ranking(sequence),
     )  # fmt: skip

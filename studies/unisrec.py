@@ -1,0 +1,199 @@
+"""UniSRec: does pre-training over other domains pay on a new one, and are items recommended that nobody had?
+
+    python -m studies.unisrec --data-root FOLDER [--seeds N]
+
+FOLDER holds amazon-beauty, amazon-sports, amazon-toys (sources) and online-retail (target). Texts: the short text of an Amazon
+item, the title of a retail one, read by a frozen minilm. Subsampled to stay within minutes: the 1,500 items with most events of
+each source and 3,000 of its users, 1,000 users of the target; 64 wide, histories of 20.
+One: leave one out on the target, the whole catalogue ranked; the adaptor tuned on a pre-trained body, all trained from scratch,
+the adaptor tuned on a random body, and SASRec by ids. Two: a tenth of the items taken out of training; where they are ranked.
+Differences are paired by user, Holm-corrected. Result: studies/results/unisrec.{json,md}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from lmrs import __version__, sources, systems, tuning
+from lmrs.dataset import Dataset
+from lmrs.fit import fit
+from lmrs.judge import judge
+from lmrs.measures import NDCG, Recall
+from lmrs.new_items import without_items
+from lmrs.progress import Reporter
+from lmrs.recommender import Recommender
+from lmrs.split import Split, fewer, k_core, leave_one_out
+from lmrs.statistics import holm, seeds_difference, sign_flip_test
+from lmrs.system import Stage, System
+
+RESULTS = Path(__file__).parent / "results"
+SOURCES = ("amazon-beauty", "amazon-sports", "amazon-toys")
+SIZES = {"dim": 64, "layers": 2, "heads": 2, "max_len": 20, "dropout": 0.2, "texts": ("title",)}
+FIT = {"epochs": 12, "every": 3, "batch_size": 64, "lr": 1e-3, "patience": None}
+
+
+def subsample(data: Dataset, *, items: int | None, users: int, seed: int) -> Dataset:
+    """The most taken items and some users, each with three events and more; one text an item, called title."""
+    assert data.items is not None
+    text = "text_id" if "text_id" in data.items.column_names else "title"
+    counts = np.bincount(data.item, minlength=data.n_items)
+    kept = np.zeros(data.n_items, bool)
+    kept[np.argsort(-counts, kind="stable")[: items or data.n_items]] = True
+    drawn = np.zeros(data.n_users, bool)
+    drawn[np.random.default_rng(seed).choice(data.n_users, min(users, data.n_users), replace=False)] = True
+    owner = np.repeat(np.arange(data.n_users), data.lengths)
+    keep = kept[data.item] & drawn[owner]
+    table = pa.table({"item_id": data.vocab.items, "title": data.items.column(text)})
+    some = Dataset(
+        data.name,
+        replace(data.vocab, attributes={}),
+        data.item[keep],
+        np.concatenate([[0], np.cumsum(np.bincount(owner[keep], minlength=data.n_users))]).astype(np.int64),
+        items=table,
+    )
+    return k_core(some, users=3, items=1)
+
+
+def frozen_body(system: System) -> System:
+    """The second stage alone, on a body that nobody trained: what tuning the adaptor reaches by itself."""
+    last = system.stages[-1]
+    assert isinstance(last, Stage)
+    return replace(system, stages=(replace(last, tuning=tuning.Part(("adaptor.*",))),))
+
+
+def measured(system: System, split: Split, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """(NDCG@10, Recall@20, share of the catalogue above the true item: each [users]; CPU seconds)."""
+    with Reporter() as reporter:
+        fitted = fit(system, split, seed=seed, reporter=reporter)
+    ranks = judge(fitted.scorer, fitted.objective, system.task, split.test, fitted.vocab, k=1, seed=seed).ranks
+    return NDCG(10)(ranks), Recall(20)(ranks), (ranks.rank - 1) / ranks.n_candidates, fitted.cpu_seconds
+
+
+def compared(values: dict[str, np.ndarray], asked: list[tuple[str, str]]) -> list[dict]:
+    rows = []
+    for one, two in asked:
+        gap = seeds_difference(values[one], values[two], seed=0)
+        p = sign_flip_test(values[one].mean(0), values[two].mean(0), seed=0)
+        rows.append({"one": one, "less": two, "difference": [gap.mean, gap.low, gap.high], "p": p})
+    for row, p in zip(rows, holm(np.array([row["p"] for row in rows])), strict=True):
+        row["p_holm"] = float(p)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--pretrain-epochs", type=int, default=8)
+    a = parser.parse_args()
+    torch.set_num_threads(1)
+    begun = time.process_time()
+    domains = [subsample(sources.load(a.data_root / name), items=1500, users=3000, seed=1) for name in SOURCES]
+    pre = fewer(leave_one_out(sources.union(domains)), valid=500)
+    target = subsample(sources.load(a.data_root / "online-retail"), items=None, users=1000, seed=2)
+    split, new = fewer(leave_one_out(target), valid=300), without_items(target, share=0.1, seed=0)
+    new = fewer(new, valid=300)
+    options = {**SIZES, **FIT}
+    arms: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray, float]]] = {}
+    fresh: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray, float]]] = {}
+    costs = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(a.seeds):
+            made = systems.unisrec(
+                **SIZES, pretrain_epochs=a.pretrain_epochs, pretrain_batch_size=512, every=a.pretrain_epochs, epochs=1
+            )  # type: ignore[arg-type]
+            made = replace(made, stages=made.stages[:1])
+            with Reporter() as reporter:
+                first = fit(made, pre, seed=seed, reporter=reporter)
+            run = Path(folder) / str(seed)
+            Recommender.of(first).save(run / "model")
+            costs += first.cpu_seconds
+            scratch = systems.unisrec(**options, pretrain=False)  # type: ignore[arg-type]
+            ids = systems.sasrec(dim=64, max_len=20, dropout=0.2, **FIT)  # type: ignore[arg-type]
+            wanted = {
+                "pre-trained body, adaptor tuned": systems.unisrec(**options, start=str(run)),  # type: ignore[arg-type]
+                "random body, adaptor tuned": frozen_body(scratch),
+                "from scratch, all trained": scratch,
+                "ids (SASRec)": ids,
+            }
+            for name, system in wanted.items():
+                arms.setdefault(name, []).append(measured(system, split, seed))
+            for name in ("pre-trained body, adaptor tuned", "from scratch, all trained", "ids (SASRec)"):
+                fresh.setdefault(name, []).append(measured(wanted[name], new, seed))
+    ndcg = {name: np.stack([each[0] for each in runs]) for name, runs in arms.items()}
+    above = {name: np.stack([each[2] for each in runs]) for name, runs in fresh.items()}
+    above["chance"] = np.full_like(above["ids (SASRec)"], 0.5)
+    best, scratch_name, by_ids = "pre-trained body, adaptor tuned", "from scratch, all trained", "ids (SASRec)"
+    found = {
+        "sources": {each.name: [each.n_users, each.n_items, each.n_events] for each in domains},
+        "target": [target.n_users, target.n_items, target.n_events],
+        "options": {**options, "texts": list(SIZES["texts"])},  # type: ignore[call-overload]
+        "pretrain_epochs": a.pretrain_epochs,
+        "seeds": a.seeds,
+        "warm": {
+            name: {
+                "NDCG@10": float(ndcg[name].mean()),
+                "Recall@20": float(np.mean([each[1] for each in runs])),
+                "fit_cpu_seconds": float(np.mean([each[3] for each in runs])),
+            }
+            for name, runs in arms.items()
+        },
+        "users": len(split.test),
+        "tests": compared(
+            ndcg, [(best, scratch_name), (best, "random body, adaptor tuned"), (best, by_ids), (scratch_name, by_ids)]
+        ),
+        "new": {
+            name: {
+                "share above": float(values.mean()),
+                "Recall@20": float(np.mean([each[1] for each in fresh[name]])) if name in fresh else 20 / target.n_items,
+            }
+            for name, values in above.items()
+        },
+        "new_users": len(new.test),
+        "new_tests": compared(above, [(best, "chance"), (best, by_ids), (best, scratch_name), (by_ids, "chance")]),
+        "pretrain_cpu_seconds": costs / a.seeds,
+        "cpu_seconds": time.process_time() - begun,
+        "version": __version__,
+    }
+    (RESULTS / "unisrec.json").write_text(json.dumps(found, indent=1) + "\n")
+    (RESULTS / "unisrec.md").write_text("\n".join(report(found)) + "\n")
+
+
+def report(found: dict) -> list[str]:
+    def table(rows: list[dict]) -> list[str]:
+        lines = ["| | less | difference | p (Holm) |", "|---|---|---|---|"]
+        for row in rows:
+            mean, low, high = row["difference"]
+            lines.append(f"| {row['one']} | {row['less']} | {mean:+.4f} [{low:+.4f}, {high:+.4f}] | {row['p_holm']:.4f} |")
+        return [*lines, ""]
+
+    lines = [
+        "# UniSRec over domains, on online-retail",
+        "",
+        f"Made by `python -m studies.unisrec`; {found['cpu_seconds']:,.0f} CPU seconds, {found['seeds']} seed(s), "
+        f"{found['pretrain_epochs']} epochs of pre-training ({found['pretrain_cpu_seconds']:,.0f} CPU seconds).",
+        "",
+        f"## Next item, the whole catalogue ranked, {found['users']} users",
+        "",
+        "| arm | NDCG@10 | Recall@20 | CPU seconds of fit |",
+        "|---|---|---|---|",
+    ]
+    for name, row in found["warm"].items():
+        lines.append(f"| {name} | {row['NDCG@10']:.4f} | {row['Recall@20']:.4f} | {row['fit_cpu_seconds']:,.0f} |")
+    lines += ["", *table(found["tests"]), f"## Items that nobody had in training, {found['new_users']} users", ""]
+    lines += ["| arm | share of the catalogue above the true item (chance .5) | Recall@20 |", "|---|---|---|"]
+    lines += [f"| {name} | {row['share above']:.3f} | {row['Recall@20']:.4f} |" for name, row in found["new"].items()]
+    return [*lines, "", "Differences of the share above; less is better.", "", *table(found["new_tests"])]
+
+
+if __name__ == "__main__":
+    main()
