@@ -11,21 +11,22 @@ import pyarrow as pa
 import pytest
 import torch
 
-from lmrs import indexing, models, objectives, systems
-from lmrs.batch import Batch
+from lmrs import indexing, models, objectives, systems, tasks, views
+from lmrs.batch import from_rows
 from lmrs.dataset import Dataset
 from lmrs.errors import CheckpointError, ContractError
 from lmrs.fit import Execution, Fitted, fit
 from lmrs.judge import judge
 from lmrs.language import Backbone
-from lmrs.models.code_prompts import CodePrompts, Wording
+from lmrs.models.code_prompts import CodePrompts
 from lmrs.models.generative import GenerativeNetwork
+from lmrs.models.reserved import Reserve
 from lmrs.recommender import Recommender
 from lmrs.split import leave_one_out
-from lmrs.system import System
+from lmrs.system import Budget, System
 from lmrs.testing import tiny
 from lmrs.testing.models import built
-from lmrs.texts import ItemText, TextEncoder
+from lmrs.texts import TextEncoder
 from lmrs.visibility import Causal, Full
 from lmrs.vocab import Vocab
 
@@ -153,6 +154,32 @@ def test_a_search_finds_items_with_their_exact_scores_and_nothing_else() -> None
     assert torch.allclose(wide, whole, atol=1e-4), "with beams enough the search is exact"
 
 
+def test_new_items_share_what_is_reserved_on_their_path() -> None:
+    """Four paths: with both kinds of items, of old ones, of one new, of two new: the equation, and scores that agree."""
+    codes = [(0, 9), (0, 10), (0, 11), (1, 9), (2, 9), (3, 9), (3, 10)]
+    index = indexing.Index(
+        "by hand", "", np.arange(8) * 2, np.array(codes, np.int32).ravel(), tuple("abcdefghijkl"), 0, "",
+        indexing.Collisions(7, 4, 5, 3), 4,
+    )  # fmt: skip
+    made = Reserve.of(index, np.array([5, 0, 0, 2, 0, 0, 0]), 0.2)
+    assert made.own.tolist() == [True, False, False, True, False, False, False]
+    assert np.allclose(np.exp(made.more), [0.8, 0.1, 0.1, 1, 1, 0.5, 0.5])
+
+    about = replace(PLAIN, index=indexing.Quantised(1, 3), encoder=READER, reserve=0.3)
+    plain, reserved = (network(each).float() for each in (replace(about, reserve=0.0), about))
+    batch = tiny.marked(tiny.batch(tiny.split().train, lengths=(4, 2)))
+    whole, told = plain.score(batch, Causal()), reserved.score(batch, Causal())
+    every = torch.arange(plain.n_items).expand(2, -1)
+    assert torch.allclose(reserved.score_among(batch, Causal(), every), told, atol=1e-4)
+    index, counts = plain.index, tiny.split().train.counts()
+    assert (counts == 0).sum() >= 2
+    beside = {index.code(item)[0] for item in np.flatnonzero(counts == 0).tolist()}
+    for item in np.flatnonzero(counts > 0).tolist():
+        less = np.log(0.7) if index.code(item)[0] in beside else 0.0
+        assert torch.allclose(told[:, item], whole[:, item] + less, atol=1e-4)
+    assert not torch.allclose(told[:, counts == 0], whole[:, counts == 0], atol=1e-2)
+
+
 def test_another_wording_can_be_asked_after_training() -> None:
     made = network(SPEAKING).float()
     batch = tiny.marked(tiny.batch(tiny.split().train, lengths=(4, 2)))
@@ -175,6 +202,7 @@ def test_another_wording_can_be_asked_after_training() -> None:
         ({"wordings": ("{list history}", "[soft a 2]")}, r"\{user\} and \{list history"),
         ({"asking": 3}, "asking: the number of a wording"),
         ({"beams": 0}, "beams of at least 1"),
+        ({"reserve": 1.0}, r"reserve in \[0, 1\)"),
     ],
 )
 def test_wrong_descriptions_are_refused(changed: dict, told: str) -> None:
@@ -209,8 +237,6 @@ def test_tasks_and_wordings_are_drawn_by_their_shares() -> None:
     made = objectives.Instructed((("a", 3.0, (0, 4)), ("b", 1.0, (2,))))
     assert made.weights == {"a": 0.75, "b": 0.25}
     lengths = torch.full((4000,), 2)
-    from lmrs.batch import from_rows
-
     batch = from_rows({"item": torch.arange(8000) % 5}, lengths)
     prepared = made.corrupt(batch, tiny.vocab(tiny.split().train), torch.Generator().manual_seed(0))
     shares = torch.bincount(prepared.rows["wording"], minlength=5) / 4000
@@ -246,7 +272,17 @@ def test_wrong_tasks_are_refused(wrong: tuple) -> None:
 
 KINDS = ("red war movie", "good news article", "blue garden chair", "tiny jazz record", "hot pepper sauce", "wool winter hat")
 ITEMS, COLD = 60, 6
-SMALL = {"dim": 32, "layers": 1, "heads": 2, "max_len": 6, "batch_size": 64, "beams": None, "patience": None, "lr": 3e-3}
+SMALL = {
+    "dim": 32,
+    "layers": 1,
+    "heads": 2,
+    "max_len": 6,
+    "batch_size": 64,
+    "beams": None,
+    "patience": None,
+    "lr": 1e-2,
+    "dropout": 0.0,
+}
 
 
 def clustered(users: int = 240, length: int = 7, seed: int = 0) -> tuple[Dataset, np.ndarray]:
@@ -285,7 +321,7 @@ def beaten(fitted: Fitted, queries: np.ndarray) -> float:
 def tiger() -> System:
     # A reader that knows nothing still tells texts apart by their words.
     return systems.tiger(
-        backbone="tiny-encoder", index="rq-kmeans", levels=1, codes=6, users=0, head_dim=16, inner=64, epochs=6, **SMALL
+        backbone="tiny-encoder", index="rq-kmeans", levels=1, codes=6, users=0, head_dim=16, inner=64, epochs=5, every=5, **SMALL
     )
 
 
@@ -296,9 +332,14 @@ def test_items_that_nobody_had_in_training_are_found_by_their_codes() -> None:
     assert by_text.vocab.counts is not None
     assert (by_text.vocab.counts[-COLD:] == 0).all()
     by_id = trained(systems.sasrec(dim=16, max_len=6, epochs=12, batch_size=64))
-    print(beaten(by_text, cold), beaten(by_id, cold))
-    assert beaten(by_text, cold) > 0.7
+    assert beaten(by_text, cold) > 0.75
     assert beaten(by_id, cold) < 0.6
+    network = by_text.scorer
+    assert isinstance(network, GenerativeNetwork)
+    kept, network.reserve = network.reserve, None
+    without = beaten(by_text, cold)
+    network.reserve = kept
+    assert without < 0.7, "what tells items of one path apart is not known of a new one"
 
 
 def test_a_search_recommends_items_of_the_catalogue_alone() -> None:
@@ -309,18 +350,20 @@ def test_a_search_recommends_items_of_the_catalogue_alone() -> None:
     rng = np.random.default_rng(0)
     for item in rng.choice(ITEMS, 10, replace=False).tolist():
         assert trie.walk(network.index.code(item)) == item
-    searching = Recommender.of(replace(fitted, system=replace(fitted.system)))
-    found = searching.recommend([f"i{n}" for n in (2, 8, 14, 20)], k=12)
+    network.about = replace(network.about, beams=16)
+    found = Recommender.of(fitted).recommend([f"i{n}" for n in (2, 8, 14, 20)], k=12)
     assert len(set(found.ids)) == 12
     assert set(found.ids) <= {f"i{n}" for n in range(ITEMS)}
     assert sum(int(each[1:]) % 6 == 2 for each in found.ids[:4]) >= 3, "the kind of the history comes first"
+    network.about = replace(network.about, beams=None)
 
 
 def test_p5_learns_what_comes_next_and_whom_to_recommend_what() -> None:
-    system = systems.p5(index="collaborative", branches=6, cluster=12, epochs=10, **SMALL)
+    system = systems.p5(index="collaborative", branches=6, cluster=12, epochs=10, every=10, whole_words=False, **SMALL)
     fitted = trained(system)
     warm = np.setdiff1d(np.arange(240), clustered()[1])
-    assert 0.75 < beaten(fitted, warm) < 0.97, "the kind is known (.9 of the time), the item within it is not"
+    seen = beaten(fitted, warm)
+    assert 0.7 < seen < 0.97, "the kind is known (.9 of the time), the item within it is not"
     assert set(fitted.log[-1]["loss"]) == {"sequential", "direct"}
     network = fitted.scorer
     assert isinstance(network, GenerativeNetwork)
@@ -348,11 +391,14 @@ def test_the_index_is_saved_beside_the_weights_and_checked(tmp_path: Path) -> No
         Recommender.load(folder)
 
 
-def test_another_seed_is_another_run(tmp_path: Path) -> None:
-    """An index is drawn from the seed and belongs to the identity of a run."""
+def test_an_index_belongs_to_the_identity_of_a_run(tmp_path: Path) -> None:
+    """A checkpoint goes on with the index it began with: the fit that finds another one refuses it."""
     train = tiny.split().train
     one, two, again = (PLAIN.prepare(train, seed=seed) for seed in (0, 1, 0))
     assert one.fingerprint == again.fingerprint != two.fingerprint
-    assert ItemText() == PLAIN.text
-    assert isinstance(Wording("{list history}").names_history, bool)
-    assert Batch is not None
+    system = replace(tiger(), model=PLAIN, stages=(replace(tiger().stages[0], budget=Budget(epochs=1)),))
+    system = replace(system, task=tasks.Ranking(views.ItemSequence(max_len=6)))
+    fit(system, tiny.split(), out=tmp_path / "run", execution=Execution(device="cpu"))
+    other = replace(system, model=replace(PLAIN, index=indexing.Random(3, 4)))
+    with pytest.raises(CheckpointError, match="prepared"):
+        fit(other, tiny.split(), out=tmp_path / "run", resume=True, execution=Execution(device="cpu"))

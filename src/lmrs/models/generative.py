@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lmrs.batch import Batch
-from lmrs.decoding import Context, ModelSteps, beam, seq2seq
+from lmrs.decoding import Context, ModelSteps, Steps, beam, seq2seq
 from lmrs.errors import CheckpointError, ContractError
 from lmrs.indexing import Hybrid, Index, Indexer, LearnedQuantised, Quantised
 from lmrs.language import Backbone, require
@@ -21,6 +21,7 @@ from lmrs.language.running import dropping
 from lmrs.losses import Output
 from lmrs.models.code_prompts import WORDS, CodePrompts, Wording, Written
 from lmrs.models.network import Model, Network
+from lmrs.models.reserved import Reserve, ReservedSteps
 from lmrs.split import Train
 from lmrs.texts import ItemText, TextEncoder, encoded
 from lmrs.visibility import Causal, Visibility
@@ -87,6 +88,8 @@ class Generative(Model):
     beams: width of the search through the trie of codes; the items that it finds have their exact log p, and all others one score
     below them. None: the whole catalogue, item by item. The first k are the true ones with None; with a number they are good, not
     certain, and items of the history take places among the beams. Nothing outside the catalogue can come out.
+    reserve: share of a path (a code without its last token) that goes to the new items on it, in [0, 1), in scores alone: see
+    `reserved.Reserve`. 0: new items have what their own last token gets, which training taught to be next to nothing.
     max_len: events of the history; fewer where the context ends, the oldest left out.
     """
 
@@ -100,6 +103,7 @@ class Generative(Model):
     text: ItemText = ItemText()  # noqa: RUF009 - a frozen value
     whole_words: bool = False
     beams: int | None = 50
+    reserve: float = 0.0
     max_len: int = 20
 
     def __post_init__(self) -> None:
@@ -110,6 +114,8 @@ class Generative(Model):
                 needed="max_len of at least 1, users of at least 0, beams of at least 1 or None",
                 came=f"max_len={self.max_len}, users={self.users}, beams={self.beams}",
             )
+        if not 0 <= self.reserve < 1:
+            raise ContractError(needed="reserve in [0, 1)", came=f"reserve={self.reserve}")
         if not 0 <= self.asking < len(self.wordings) or not Wording(self.wordings[self.asking]).names_history:
             raise ContractError(
                 needed="asking: the number of a wording with {list history}", came=f"{self.asking} of {self.wordings}"
@@ -220,13 +226,18 @@ class GenerativeNetwork(Network):
             users = [tokens.encode(f"user_{number}") for number in range(len(vocab.users))] + [tokens.encode("user")]
         self.n_users = about.users or len(users) - 1
         self.prompts = CodePrompts(about.wordings, index, tokens, users, context)
+        self.reserve: Reserve | None = None
+        if about.reserve:
+            assert vocab.counts is not None
+            self.reserve = Reserve.of(index, vocab.counts, about.reserve)
         self.pad = size if tokens is None else tokens.pad or 0
         language = self._language(tokens, size)
         self.dim = int(language.config.d_model)
         self.backbone = language.requires_grad_(True)
         self.words = nn.Embedding(WORDS, self.dim) if about.whole_words else None
         if self.words is not None:
-            nn.init.normal_(self.words.weight, std=float(language.get_input_embeddings().weight.detach().std()))
+            # A tenth of a token's vector: as large as that, numbers of words drown what the words say.
+            nn.init.normal_(self.words.weight, std=0.1 * float(language.get_input_embeddings().weight.detach().std()))
 
     def _language(self, tokens: Tokens | None, size: int) -> Any:
         """The model of the transformers package, with a row for every token."""
@@ -382,7 +393,10 @@ class GenerativeNetwork(Network):
         width = max(width, k)
         out = torch.empty(batch.n_rows, self.n_items)
         for rows, context in self._contexts(batch, max(1, _LIVE // width)):
-            found = beam(ModelSteps(context), trie, k=k, width=width)
+            steps: Steps = ModelSteps(context)
+            if self.reserve is not None:
+                steps = ReservedSteps(steps, trie, self.reserve)
+            found = beam(steps, trie, k=k, width=width)
             there = found.items >= 0
             least = np.where(there, found.scores, np.inf).min(1)
             cells = np.repeat((least - 1)[:, None], self.n_items, 1)
@@ -407,12 +421,15 @@ class GenerativeNetwork(Network):
         """[n]: log p of items after the contexts `owner` (both int64[n])."""
         codes, real = self._answers(items)
         row = torch.from_numpy(owner).to(self.place)
-        total = context.logits.log_softmax(1)[row, codes[:, 0]]
-        if codes.shape[1] == 1:
-            return total
-        logits, _ = context.select(row).read(codes[:, :-1])
-        later = logits.float().log_softmax(2).gather(2, codes[:, 1:, None])[..., 0]
-        return total + later.masked_fill(~real[:, 1:], 0).sum(1)
+        each = context.logits.log_softmax(1)[row, codes[:, 0]][:, None]
+        if codes.shape[1] > 1:
+            logits, _ = context.select(row).read(codes[:, :-1])
+            each = torch.cat([each, logits.float().log_softmax(2).gather(2, codes[:, 1:, None])[..., 0]], 1)
+        if self.reserve is not None:
+            own, more = torch.from_numpy(self.reserve.own[items]), torch.from_numpy(self.reserve.more[items])
+            last = torch.arange(len(items), device=self.place), real.sum(1) - 1
+            each[last] = each[last].masked_fill(~own.to(self.place), 0) + more.to(each)
+        return each.masked_fill(~real, 0).sum(1)
 
     def _contexts(self, batch: Batch, most: int) -> Any:
         """(rows of the batch, their prompts read) in blocks of `most` rows at most."""

@@ -25,6 +25,7 @@ def tiger(
     steps: int = 3000,
     users: int = 2000,
     nobody: float = 0.1,
+    reserve: float = 0.1,
     beams: int | None = 50,
     dim: int = 128,
     layers: int = 4,
@@ -41,13 +42,16 @@ def tiger(
     every: int = 1,
 ) -> System:
     """Items are paths through the codebooks of an autoencoder over their text vectors; a T5 trained from scratch reads a user's
-    token and the paths of the history and writes the next path (section 3). New items have paths like all others.
+    token and the paths of the history and writes the next path (section 3). New items have paths
+    like all others.
 
     backbone, texts, pooling: what reads which item columns (() for all that are text); its vectors are needed to fit only.
     index: "rq-vae", "rq-kmeans" (codebooks by k-means, no training) or "random" (as many random tokens: the paper's control).
     levels, codes, steps: codebooks, words in each, updates of the autoencoder; one more token tells items of one path apart.
     users: tokens that users are hashed into, 0 for none. nobody: share of training rows without it, as new users are asked.
-    beams: width of the search; None scores the whole catalogue. stride: as in p5.
+    reserve: share of every path for the new items on it (the paper gives them a share of the list instead; 0: no share, and as no
+    training event has taught their last token they come last). beams: width of the search; None scores the whole catalogue.
+    stride: as in p5.
 
     Departures: MiniLM reads the texts (paper: Sentence-T5); the autoencoder takes AdamW and few steps (paper: Adagrad, 20,000
     epochs); the search is held to the catalogue (paper: invalid paths are dropped); users are hashed by their number; some rows
@@ -70,7 +74,7 @@ def tiger(
             indexers[index], fresh=models.Scratch(dim, layers, heads, head_dim, inner, dropout),
             wordings=("{user}" + HISTORY, HISTORY) if users else (HISTORY,), users=users,
             encoder=None if index == "random" else TextEncoder(Backbone(backbone), pooling), text=ItemText(texts), beams=beams,
-            max_len=max_len,
+            reserve=0.0 if index == "random" else reserve, max_len=max_len,
         ),
         stages=(
             Stage(
