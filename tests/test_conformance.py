@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import impressed
 import numpy as np
 import pytest
 import talked
@@ -16,7 +17,7 @@ from lmrs.dataset import Dataset
 from lmrs.graph import Knowledge
 from lmrs.language import Backbone
 from lmrs.language.adapters import Lora
-from lmrs.split import Train
+from lmrs.split import Split, Train
 from lmrs.testing import (
     ControlTests,
     LikelihoodTests,
@@ -24,12 +25,15 @@ from lmrs.testing import (
     MeasureTests,
     ModelTests,
     ObjectiveTests,
+    RecordViewTests,
     SourceTests,
     SystemTests,
+    VerdictTests,
     ViewTests,
     tiny,
 )
-from lmrs.texts import ItemText, TextEncoder
+from lmrs.texts import Attention, ItemText, TextEncoder
+from lmrs.visibility import Causal
 
 V = tiny.dataset().n_items
 SMALL = {"dim": 8, "layers": 2, "heads": 2, "max_len": 9}
@@ -723,3 +727,89 @@ class TestOwnFolder(SourceTests):
 
     def load(self) -> Dataset:
         return sources.load(str(self.path), cache=self.path / "cache")
+
+
+# -- impressions -----------------------------------------------------------------------------------------------------------
+
+TINY_TEXT = TextEncoder(Backbone("tiny-encoder"), Attention(2, 3, 5), normalise=False, layers=1)
+
+
+class TestNews(ModelTests):
+    part = models.News(TINY_TEXT, dim=8, heads=2, query=5, max_len=9)
+
+
+class TestTextClicks(ModelTests):
+    part = models.TextClicks(TextEncoder(Backbone("tiny-encoder")), **SMALL)
+    unused = (
+        "hidden_item", "click.cross", "click.bias", "click.norm.weight", "click.norm.bias", "click.deep.weight",
+        "click.deep.bias", "click.out.weight", "click.out.bias",
+    )  # fmt: skip
+
+
+class TestEnsemble(VerdictTests):
+    part = models.Ensemble(
+        (
+            models.Prompted(Backbone("tiny-encoder"), "{list history} {candidate} [mask]", read="words", max_len=9),
+            models.Prompted(Backbone("tiny-causal"), "[soft p 2] {list history} {candidate}", read="words", max_len=9),
+        ),
+        max_len=9,
+    )
+
+
+class TestShown(ObjectiveTests):
+    part = objectives.Shown()
+    zero_cost = {"shown": math.log(3)}
+
+    def batch(self, train: Train) -> Batch:
+        return impressed.with_candidates(super().batch(train), V)
+
+    def test_no_state_reads_what_it_predicts(self) -> None:
+        """The states are those of the history, whatever is shown."""
+        train = tiny.split().train
+        network, _ = self.parts(train)
+        batch = self.batch(train)
+        before = network(batch, self.part.visible, at=batch.last)
+        batch.rows["candidates"] = (batch.rows["candidates"] + 1) % V
+        assert torch.equal(network(batch, self.part.visible, at=batch.last), before)
+
+
+class TestShownByItem(TestShown):
+    part = objectives.Shown(by_item=True, visible=Causal())
+    zero_cost = {"shown": math.log(2)}
+
+
+class TestImpressions(RecordViewTests):
+    part = views.Impressions(max_len=3, unclicked=2)
+    data = staticmethod(impressed.news)
+
+    def changed(self, split: Split) -> Train:
+        return impressed.changed(split)
+
+
+class TestPLMNRSystem(SystemTests):
+    part = staticmethod(systems.plm_nr)
+    options = {
+        "backbone": "tiny-encoder", "layers": 2, "tuned": 1, "text_heads": 2, "text_width": 3, "query": 5, "dim": 8, "heads": 2,
+        "max_len": 4, "lr": 1e-3,
+    }  # fmt: skip
+    cell = taxonomy.PART
+    data = staticmethod(impressed.news)
+
+
+class TestPLMNRWholeSystem(TestPLMNRSystem):
+    options = {**TestPLMNRSystem.options, "tuned": None, "policy": "cached", "staleness": 2, "pooling": "mean"}
+    cell = taxonomy.WHOLE
+
+
+class TestPRECSystem(SystemTests):
+    part = staticmethod(systems.prec)
+    options = {"backbone": "tiny-encoder", "dim": 8, "layers": 1, "max_len": 4, "hidden": 6}
+    cell = taxonomy.EXTRA
+    data = staticmethod(impressed.news)
+
+
+class TestPrompt4NRSystem(SystemTests):
+    part = staticmethod(systems.prompt4nr)
+    options = {"backbone": "tiny-encoder", "max_len": 2, "unclicked": 2, "lr": 1e-3}
+    cell = taxonomy.BOTH
+    data = staticmethod(impressed.news)

@@ -4,6 +4,7 @@ from lmrs.models.adaptor import Adaptor
 from lmrs.models.blocks import Gated, PostNorm, PreNorm, QueryNorm
 from lmrs.models.caser import Caser
 from lmrs.models.ease import EASE
+from lmrs.models.ensemble import Ensemble
 from lmrs.models.features import Features
 from lmrs.models.generative import Generative, Scratch
 from lmrs.models.markov import Markov
@@ -13,12 +14,14 @@ from lmrs.models.network import Control, ControlScorer, Model, Network, Scorer
 from lmrs.models.path_lm import PathLM
 from lmrs.models.pepler import Pepler
 from lmrs.models.peter import Peter
+from lmrs.models.news import News
 from lmrs.models.popularity import Popularity, RecentPopularity
 from lmrs.models.profile_prompt import ProfilePrompt
 from lmrs.models.prompted import Prompted
 from lmrs.models.recurrent import Recurrent
 from lmrs.models.reward_prompt import RewardPrompt
 from lmrs.models.relational import Relational
+from lmrs.models.text_clicks import TextClicks
 from lmrs.models.text_items import TextItems
 from lmrs.models.transformer import Transformer
 from lmrs.models.walks import Walks
@@ -29,6 +32,7 @@ __all__ = [
     "Control",
     "ControlScorer",
     "EASE",
+    "Ensemble",
     "Features",
     "Generative",
     "Gated",
@@ -37,6 +41,7 @@ __all__ = [
     "Model",
     "NamedEntities",
     "Network",
+    "News",
     "PathLM",
     "Pepler",
     "Peter",
@@ -52,6 +57,7 @@ __all__ = [
     "Relational",
     "Scorer",
     "Scratch",
+    "TextClicks",
     "TextItems",
     "Transformer",
     "Walks",

@@ -24,7 +24,8 @@ _PAIRS = 2**16  # pairs of a row and an item that the click network reads at onc
 
 @dataclass(frozen=True)
 class TextClicks(Model):
-    """Two models over one frozen table t of text vectors.
+    """Two models over one frozen table t of text vectors, each of their numbers with mean 0 and variance 1 over the catalogue
+    (language models give all texts a large common part).
 
     The reader: v_i = W t_i (a vector of its own for the mask), `layers` BERT blocks over the history; at a mask it says which
     item is hidden, by h . v_i. The click network: s(h, i) = DCN(LN[v_i ; u ; v_i * u]), u the mean of the reader's last states
@@ -85,6 +86,7 @@ class TextClicksNetwork(TransformerNetwork):
         super().__init__(about._body(), vocab, table=False)
         words, self.coverage = about.text.of(vocab)
         found = torch.from_numpy(encoded(about.encoder, words))
+        found = (found - found.mean(0)) / found.std(0, correction=0).clamp_min(1e-6)
         self.register_buffer("texts", found, persistent=False)
         self.narrow_text = nn.Linear(found.shape[1], about.dim)
         self.hidden_item = nn.Parameter(torch.empty(about.dim).normal_(std=0.02))

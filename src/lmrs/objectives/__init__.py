@@ -16,6 +16,7 @@ from lmrs.objectives.permuted import Permuted
 from lmrs.objectives.replaced import Replaced
 from lmrs.objectives.rewarded_next import RewardedNext
 from lmrs.objectives.spoken import Spoken
+from lmrs.objectives.shown import Shown
 from lmrs.objectives.total import Total
 from lmrs.objectives.verdict import Verdict
 
@@ -36,6 +37,7 @@ __all__ = [
     "Replaced",
     "RewardedNext",
     "Spoken",
+    "Shown",
     "Total",
     "Verdict",
 ]

@@ -19,9 +19,12 @@ from lmrs.systems.plm_rec import plm_rec
 from lmrs.systems.p5 import p5
 from lmrs.systems.pepler import pepler
 from lmrs.systems.peter import peter
+from lmrs.systems.plm_nr import plm_nr
 from lmrs.systems.popularity import popularity
 from lmrs.systems.ppr import ppr
 from lmrs.systems.prl import prl
+from lmrs.systems.prec import prec
+from lmrs.systems.prompt4nr import prompt4nr
 from lmrs.systems.recent_popularity import recent_popularity
 from lmrs.systems.s3rec import s3rec
 from lmrs.systems.sasrec import sasrec
@@ -61,6 +64,10 @@ CATALOGUE: dict[str, Callable[..., System]] = {
     "pepler": pepler,
     # dialogues
     "kbrd": kbrd,
+    # news: what was shown, and what of it was clicked
+    "plm-nr": plm_nr,
+    "prec": prec,
+    "prompt4nr": prompt4nr,
     # controls: what a learned system has to beat
     "popularity": popularity,
     "recent-popularity": recent_popularity,
@@ -72,6 +79,6 @@ CATALOGUE: dict[str, Callable[..., System]] = {
 
 __all__ = [
     "CATALOGUE", "bert4rec", "caser", "ease", "esasrec", "gru4rec", "item_knn", "kbrd", "language", "lmrec", "markov", "p5", "plm_rec",
-    "pepler", "peter", "popularity", "ppr", "prl", "recent_popularity", "s3rec", "sasrec", "tallrec", "tiger", "transformers4rec", "unisrec", "walks",
+    "pepler", "peter", "popularity", "ppr", "prl", "plm_nr", "prec", "prompt4nr", "recent_popularity", "s3rec", "sasrec", "tallrec", "tiger", "transformers4rec", "unisrec", "walks",
     "zero_shot",
 ]  # fmt: skip

@@ -17,7 +17,8 @@ from lmrs.testing.objectives import ObjectiveTests
 from lmrs.testing.sources import SourceTests
 from lmrs.testing.systems import FittedTests, SystemTests
 from lmrs.testing.values import check_repr, rebuilt
-from lmrs.testing.views import ViewTests
+from lmrs.testing.verdicts import VerdictTests
+from lmrs.testing.views import RecordViewTests, ViewTests
 
 __all__ = [
     "ControlTests",
@@ -27,8 +28,10 @@ __all__ = [
     "MeasureTests",
     "ModelTests",
     "ObjectiveTests",
+    "RecordViewTests",
     "SourceTests",
     "SystemTests",
+    "VerdictTests",
     "ViewTests",
     "check_repr",
     "rebuilt",

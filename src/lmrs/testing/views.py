@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from lmrs.split import Train
+from lmrs.batch import Batch
+from lmrs.split import Split, Train
 from lmrs.testing import tiny
 from lmrs.testing.values import check_repr
 from lmrs.views import Rows, View
@@ -93,3 +95,65 @@ class ViewTests:
             assert np.array_equal(size, np.minimum(rows.stop - rows.start, self.part.max_len - asks)), (
                 "cut too much or too little"
             )
+
+
+class RecordViewTests:
+    """The same for a View of records, such as impressions. Subclass, name it Test..., set `part`, override `data`, `changed`."""
+
+    part: ClassVar[View]
+
+    @staticmethod
+    def data() -> Split:
+        """A Split of data with the records that the view reads."""
+        raise NotImplementedError
+
+    def changed(self, split: Split) -> Train:
+        """The same training part over data in which every other record says something else."""
+        raise NotImplementedError
+
+    def rows(self, train: Train, *, seed: int = 0) -> Any:
+        return self.part.rows(train, ahead=0, rng=np.random.default_rng(seed))
+
+    def test_repr_evaluates_to_an_equal_value(self) -> None:
+        check_repr(self.part)
+
+    def test_the_same_rng_reads_the_same_rows(self) -> None:
+        train = self.data().train
+        assert_alike(*(self.part.collate(self.rows(train)) for _ in range(2)))
+
+    def test_nothing_behind_the_training_part_is_read(self) -> None:
+        split = self.data()
+        assert_alike(*(self.part.collate(self.rows(train)) for train in (split.train, self.changed(split))))
+
+    def test_batches_are_sorted_and_numbered(self) -> None:
+        rows = self.rows(self.data().train)
+        batch = self.part.collate(rows)
+        assert len(rows), "no rows at all"
+        assert sorted(batch.rows["example"].tolist()) == list(range(len(rows)))
+        assert (batch.lengths.diff() <= 0).all(), "rows are not sorted by falling length"
+        known = {*batch.channels, *batch.rows, *batch.texts}
+        assert set(self.part.gives) <= known, f"the view promises {sorted(set(self.part.gives) - known)}"
+
+    def test_a_row_alone_is_the_row_in_a_batch(self) -> None:
+        rows = self.rows(self.data().train)
+        batch = self.part.collate(rows)
+        for place, example in enumerate(batch.rows["example"].tolist()):
+            whole = batch.take(torch.tensor([place]))
+            alone = self.part.collate(rows.take(np.array([example])))
+            assert_alike(replace(whole, rows=whole.rows | {"example": torch.zeros(1, dtype=torch.int64)}), alone)
+
+    def test_histories_leave_room_for_the_question(self) -> None:
+        rows = self.rows(self.data().train)
+        for asks in (0, 1):
+            found = self.part.collate(self.part.asked(rows, asks=asks)).lengths
+            assert int(found.max()) <= self.part.max_len - asks, "cut too little"
+
+
+def assert_alike(one: Batch, two: Batch) -> None:
+    """Raises AssertionError unless two batches say the same."""
+    assert torch.equal(one.offsets, two.offsets), "rows of other lengths"
+    assert one.texts == two.texts, "other texts"
+    for kind, (first, second) in {"channel": (one.channels, two.channels), "row": (one.rows, two.rows)}.items():
+        assert first.keys() == second.keys()
+        for name, values in first.items():
+            assert torch.equal(values, second[name]), f"{kind} {name!r} differs"

@@ -5,7 +5,8 @@ from lmrs.views.paths import Paths
 from lmrs.views.profiled import Profiled
 from lmrs.views.rewarded import Rewarded
 from lmrs.views.reviews import ReviewRows, Reviews
+from lmrs.views.impressions import Impressions, ShownRows
 from lmrs.views.sequence import ItemSequence, Rows
 from lmrs.views.view import Examples, View
 
-__all__ = ["Examples", "ItemSequence", "Paths", "Profiled", "Rewarded", "ReviewRows", "Reviews", "Rows", "TurnRows", "Turns", "View"]
+__all__ = ["Examples", "Impressions", "ShownRows", "ItemSequence", "Paths", "Profiled", "Rewarded", "ReviewRows", "Reviews", "Rows", "TurnRows", "Turns", "View"]
