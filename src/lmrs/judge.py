@@ -159,10 +159,14 @@ def _spans(task: Ranking, queries: Queries) -> tuple[Jagged | None, Jagged]:
 
 def _met_before(history: Jagged, truth: Jagged) -> np.ndarray:
     """bool[B]: some true item of the query is in its history, whether or not the history is left out of the ranking."""
-    width = 1 + int(max(history[1].max(initial=0), truth[1].max(initial=0)))
+    if not len(history[1]):
+        return np.zeros(len(truth[0]) - 1, bool)
+    width = 1 + int(max(history[1].max(), truth[1].max(initial=0)))
     old, new = (np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) * width + items for offsets, items in (history, truth))
     found = np.zeros(len(truth[0]) - 1, bool)
-    found[np.intersect1d(old, new) // width] = True
+    old.sort()
+    at = np.minimum(np.searchsorted(old, new), len(old) - 1)
+    found[new[old[at] == new] // width] = True
     return found
 
 
