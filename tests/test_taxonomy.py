@@ -29,6 +29,9 @@ CELLS = {
     "language": taxonomy.TUNING_FREE,
     "ppr": taxonomy.FIXED_MODEL,
     "prl": taxonomy.PRETRAIN,
+    "plm-nr": taxonomy.PART,
+    "prec": taxonomy.EXTRA,
+    "prompt4nr": taxonomy.BOTH,
     "popularity": taxonomy.CONTROL,
     "recent-popularity": taxonomy.CONTROL,
     "markov": taxonomy.CONTROL,
@@ -39,6 +42,7 @@ CELLS = {
 # Where the survey's printed table and the system as it was published differ: (printed, computed, why).
 CONTRADICTIONS = {
     "prl": (taxonomy.BOTH, taxonomy.PRETRAIN, "nothing is pre-trained: the prompt is part of a model trained from scratch"),
+    "prompt4nr": (taxonomy.FIXED_PROMPT, taxonomy.BOTH, "its hybrid templates have virtual tokens, which are tuned as well"),
     "s3rec": (
         taxonomy.EXTRA,
         taxonomy.WHOLE,
@@ -72,7 +76,7 @@ def test_the_survey_agrees_but_for_the_listed_contradictions() -> None:
 
 def test_systems_that_the_survey_names_say_so() -> None:
     named = {name for name, make in systems.CATALOGUE.items() if make().paper.survey}
-    assert named == {"bert4rec", "ppr", "prl", "s3rec", "transformers4rec", "unisrec", "zero-shot", "lmrec"}
+    assert named == {"bert4rec", "plm-nr", "ppr", "prec", "prl", "prompt4nr", "s3rec", "transformers4rec", "unisrec", "zero-shot", "lmrec"}
 
 
 def test_without_its_pre_training_s3rec_is_trained_in_one_stage() -> None:

@@ -40,7 +40,7 @@ class News(Model):
     text: ItemText = ItemText(("title",))  # noqa: RUF009 - a frozen value
     policy: Joint | Cached | Frozen = Joint()  # noqa: RUF009 - a frozen value
     dim: int = 64
-    heads: int = 4
+    heads: int = 2
     query: int = 200
     dropout: float = 0.2
     max_len: int = 50
@@ -80,6 +80,8 @@ class News(Model):
 
 def last_layers(layers: int, tuned: int) -> tuple[str, ...]:
     """Patterns of the names of the last `tuned` of `layers` layers in a NewsNetwork, and of all that is new in it."""
+    if layers < 1:
+        raise ContractError(needed="layers of at least 1", came=f"layers={layers}")
     if not 1 <= tuned <= layers:
         raise ContractError(needed=f"tuned layers from 1 to {layers}", came=f"tuned={tuned}", remedy="or None for all weights")
     stacks = (f"items.encoder.backbone.{path}.{layer}.*" for layer in range(layers - tuned, layers) for path in STACKS)

@@ -27,7 +27,7 @@ def plm_nr(
     text_width: int = 20,
     query: int = 200,
     dim: int = 64,
-    heads: int = 4,
+    heads: int = 2,
     max_len: int = 50,
     unclicked: int = 4,
     dropout: float = 0.2,

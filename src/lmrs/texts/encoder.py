@@ -43,7 +43,7 @@ class TextEncoder:
         if isinstance(self.pooling, str) and self.pooling not in POOLINGS:
             raise ContractError(needed="pooling 'mean', 'cls', 'last' or Attention(...)", came=repr(self.pooling))
         if self.layers is not None and self.layers < 1:
-            raise ContractError(needed="at least one layer, or None for all", came=f"layers={self.layers}")
+            raise ContractError(needed="layers of at least 1, or None for all", came=f"layers={self.layers}")
         if self.max_tokens < 3:
             raise ContractError(needed="max_tokens of at least 3", came=f"max_tokens={self.max_tokens}")
 
