@@ -164,6 +164,7 @@ def test_explanations_are_all_paths_to_the_item_likeliest_first(hops: int) -> No
             assert abs(each.log_probability - np.log(free[each.path])) < 1e-9
     assert net.explain(histories([0, 1]), 2) == found[:1]
     assert net.explain(histories([]), 2) == ()
+    assert net.explain(histories([2, 2, 2, 0, 1, 0, 1]), 2) == net.explain(histories([0, 1, 0, 1]), 2), "the newest four are read"
     assert net.explain(histories([0, 1]), 3) == ()
     if hops == 3:
         assert "user - chose -> b - like -> y <- like - c" in {each.text for each in found}

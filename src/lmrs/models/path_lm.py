@@ -202,4 +202,6 @@ class PathNetwork(Network):
         """
         if not batch.n_positions:
             return ()
+        position = batch.channels["position"] - max(0, batch.n_positions - self.model.max_len)
+        batch = batch.with_channels(position=position).keep(position >= 0)  # what `score` reads of a long history
         return explanations(self, self.users(batch, batch.last), batch, item, k=k)
