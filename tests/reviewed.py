@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pyarrow as pa
+import torch
 
 from lmrs.dataset import Dataset
+from lmrs.models import Model
+from lmrs.models.explainer import Explainer
 from lmrs.records import COLUMNS
-from lmrs.split import Split, by_review
+from lmrs.split import Split, Train, by_review
 from lmrs.testing import tiny
 
 FEATURES = ("strings", "sound quality", "price")
@@ -38,3 +41,23 @@ def reviewed(data: Dataset | None = None, *, explained: float = 1.0) -> Dataset:
 def split() -> Split:
     """A random split of the reviews."""
     return by_review(reviewed(), valid=0.15, test=0.15)
+
+
+def changed(split: Split) -> Train:
+    """The same training part over data in which every other review says something else."""
+    table = split.dataset.records["reviews"]
+    late = table.column("event").to_numpy() >= split.train.stop[table.column("user").to_numpy()]
+    for name in ("explanation", "feature"):
+        texts = ["Never heard" if later else text for later, text in zip(late, table.column(name).to_pylist(), strict=True)]
+        table = table.set_column(table.column_names.index(name), name, pa.array(texts, pa.large_string()))
+    return replace(split.train, dataset=replace(split.dataset, records={"reviews": table}))
+
+
+def network(model: Model, *, seed: int = 1) -> Explainer:
+    """The network in fp64 with weights drawn from `seed`."""
+    data = split()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        found = model.build(replace(tiny.vocab(data.train), prepared=model.prepare(data.train, seed=0)))
+    assert isinstance(found, Explainer)
+    return found.double()

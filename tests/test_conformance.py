@@ -8,6 +8,7 @@ from pathlib import Path
 import impressed
 import numpy as np
 import pytest
+import reviewed
 import talked
 import torch
 
@@ -20,6 +21,8 @@ from lmrs.language.adapters import Lora
 from lmrs.split import Split, Train
 from lmrs.testing import (
     ControlTests,
+    ExplainerTests,
+    FittedTests,
     LikelihoodTests,
     LossTests,
     MeasureTests,
@@ -660,6 +663,83 @@ class TestTIGERSystem(SystemTests):
     options = {
         **SPELT, "backbone": "tiny-encoder", "levels": 2, "codes": 4, "steps": 20, "users": 5, "head_dim": 8, "inner": 32,
     }  # fmt: skip
+
+
+class TestReviews(RecordViewTests):
+    part = views.Reviews(longest=3)
+    data = staticmethod(reviewed.split)
+
+    def changed(self, split: Split) -> Train:
+        return reviewed.changed(split)
+
+    def test_histories_leave_room_for_the_question(self) -> None:
+        """A row is one position, and nothing is appended to it."""
+
+
+class TestPeter(ExplainerTests):
+    part = models.Peter(words=50, dim=16, dropout=0.3)
+    data = staticmethod(reviewed.split)
+
+
+class TestPeterPlus(ExplainerTests):
+    part = models.Peter(feature=True, words=4, longest=3, mask="causal", dim=8, layers=1)
+    data = staticmethod(reviewed.split)
+
+
+class TestPepler(ExplainerTests):
+    part = models.Pepler(Backbone("tiny-causal"), rating="mf", tokens=6)
+    data = staticmethod(reviewed.split)
+
+
+class TestPeplerRated(ExplainerTests):
+    part = models.Pepler(Backbone("tiny-causal"), "[vector user][vector item] {feature}", rating="mlp", fresh=True, tokens=3)
+    data = staticmethod(reviewed.split)
+
+
+class TestExplanation(ObjectiveTests):
+    part = objectives.Explanation(context=0.5, rating=0.1)
+    model = models.Peter(words=50, dim=8)
+    zero_cost = {"text": math.log(3 + 9), "context": math.log(3 + 9)}  # three symbols and nine words
+
+    def batch(self, train: Train) -> Batch:
+        view = views.Reviews()
+        return view.collate(view.held_out(reviewed.split().test).take(np.arange(10)))
+
+    def parts(self, train: Train):
+        return reviewed.network(self.model), None
+
+    def test_no_state_reads_what_it_predicts(self) -> None:
+        """tests/test_explanations.py holds what is charged to the equations, written out once more."""
+
+    def test_the_answer_depends_on_the_whole_history(self) -> None:
+        """There is no history; who and what make the difference (ExplainerTests)."""
+
+
+class TestPETERSystem(FittedTests):
+    part = staticmethod(systems.peter)
+    options = {"dim": 16, "words": 50}
+    data = staticmethod(reviewed.split)
+
+
+class TestPEPLERSystem(FittedTests):
+    part = staticmethod(systems.pepler)
+    options = {"backbone": "tiny-causal"}
+    cell = taxonomy.BOTH
+    data = staticmethod(reviewed.split)
+
+
+class TestPEPLERPromptSystem(FittedTests):
+    part = staticmethod(systems.pepler)
+    options = {"backbone": "tiny-causal", "tuned": "prompt"}
+    cell = taxonomy.FIXED_MODEL
+    data = staticmethod(reviewed.split)
+
+
+class TestPEPLERDiscreteSystem(FittedTests):
+    part = staticmethod(systems.pepler)
+    options = {"backbone": "tiny-causal", "discrete": True}
+    cell = taxonomy.FIXED_PROMPT
+    data = staticmethod(reviewed.split)
 
 
 class TestPopularitySystem(SystemTests):

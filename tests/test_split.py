@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from lmrs import split
 from lmrs.dataset import Dataset
 from lmrs.errors import DataError, SealedError
+from lmrs.records import COLUMNS
 from lmrs.sources import synthetic
 from lmrs.vocab import Attributes, Vocab
 
@@ -164,6 +166,67 @@ def test_by_user_shares() -> None:
     assert split.by_user(data, valid=0.2, test=0.1, seed=1).test.user.tolist() != found.test.user.tolist()
     with pytest.raises(DataError, match="a sum below 1"):
         split.by_user(data, valid=0.5, test=0.5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(HISTORIES, st.integers(0, 5))
+def test_by_review_holds_single_events_out(rows: list, seed: int) -> None:
+    """Every event is in one part; everybody and everything that there is keeps a training event; an item keeps its company."""
+    data = dataset_of(rows)
+    try:
+        found = split.by_review(data, valid=0.2, test=0.2, seed=seed)
+    except DataError as error:
+        assert "while every user and item keeps one" in str(error)  # noqa: PT017 - few histories have events to spare
+        return
+    assert found.train.dataset is found.dataset is found.valid.dataset
+    assert (found.train.lengths[data.lengths > 0] > 0).all()
+    assert (found.train.counts()[np.bincount(data.item, minlength=data.n_items) > 0] > 0).all()
+    assert np.array_equal(found.dataset.offsets, data.offsets)
+    for user in range(data.n_users):
+        assert sorted(found.dataset.history(user).tolist()) == sorted(data.history(user).tolist())
+    sizes = [int((part.target - part.stop).sum()) for part in (found.valid, found.test)]
+    assert found.about["events"] == {
+        "training": found.train.n_events, "validation": sizes[0], "test": sizes[1],
+    }  # fmt: skip
+    assert found.train.n_events + sum(sizes) == data.n_events
+    assert abs(sizes[0] - sizes[1]) <= 1
+    assert max(sizes) <= 0.2 * data.n_events + 0.5
+    covered = np.zeros(data.n_events, int)
+    for part in (found.valid, found.test):
+        for stop, target in zip(part.stop, part.target, strict=True):
+            covered[stop:target] += 1
+    owner = np.repeat(np.arange(data.n_users), data.lengths)
+    covered += np.arange(data.n_events) < found.train.stop[owner]
+    assert (covered == 1).all()
+    again = split.by_review(data, valid=0.2, test=0.2, seed=seed)
+    assert np.array_equal(again.dataset.item, found.dataset.item)
+
+
+def test_by_review_takes_ratings_and_reviews_along() -> None:
+    data = synthetic(users=30, items=6, length=8)
+    data = replace(data, rating=(np.arange(data.n_events) % 5 + 1).astype(np.float32))
+    owner = np.repeat(np.arange(data.n_users), data.lengths)
+    nothing = pa.nulls(data.n_events, pa.large_string())
+    told = pa.array([f"{item}:{rate}" for item, rate in zip(data.item, data.rating, strict=True)], pa.large_string())
+    columns = [owner.astype(np.int32), data.item, np.arange(data.n_events), nothing, told, nothing, nothing, nothing]
+    data = replace(data, records={"reviews": pa.table(dict(zip(COLUMNS["reviews"], columns, strict=True)))})
+    found = split.by_review(data, valid=0.25, test=0.25)
+    assert [found.about["events"][part] for part in ("validation", "test")] == [60, 60]
+    table = found.dataset.records["reviews"]
+    event = table.column("event").to_numpy()
+    assert sorted(event.tolist()) == list(range(data.n_events))
+    for at, text in zip(event, table.column("text").to_pylist(), strict=True):
+        assert text == f"{found.dataset.item[at]}:{found.dataset.rating[at]}"
+    assert np.array_equal(owner[event], table.column("user").to_numpy())
+    assert found.dataset.time is None
+    other = split.by_review(data, valid=0.25, test=0.25, seed=1)
+    assert not np.array_equal(other.dataset.item, found.dataset.item)
+    for shares in ((0.0, 0.1), (0.5, 0.5)):
+        with pytest.raises(DataError, match="a sum below 1"):
+            split.by_review(data, valid=shares[0], test=shares[1])
+    torn = replace(data, records={"impressions": pa.table({k: pa.array([], t) for k, t in COLUMNS["impressions"].items()})})
+    with pytest.raises(DataError, match="without records but reviews"):
+        split.by_review(torn)
 
 
 def test_fewer_queries_are_spread_out_and_recorded() -> None:

@@ -18,26 +18,29 @@ import torch
 
 from lmrs import __version__, describe
 from lmrs.answers import rank
+from lmrs.batch import from_rows
 from lmrs.dataset import Dataset
-from lmrs.errors import CheckpointError, StorageError, UserError
+from lmrs.errors import CheckpointError, StorageError, UserError, nearest
 from lmrs.files import fsync_folder, sha256_file, storage, write_atomic
 from lmrs.fit import Fitted
 from lmrs.judge import jagged
 from lmrs.models import Control, Model
-from lmrs.models.network import ControlScorer, Scorer
+from lmrs.models.network import ControlScorer, Explained, Network, Scorer
 from lmrs.models.profiles import Profiles
 from lmrs.objectives import Objective
 from lmrs.system import Stage, System, learned
 from lmrs.tasks.ranking import scores
-from lmrs.views import Rows
+from lmrs.views import Documents, Rows
 from lmrs.vocab import Attributes, Vocab
 
 FORMAT = 1
 TENSORS, MODEL, VOCAB, ITEMS, MANIFEST = "tensors.safetensors", "model.json", "vocab.arrow", "items.arrow", "manifest.json"
+USERS = "users.arrow"  # ids of the users, in the folders of models that learned something of each: others hold none
 FILES = (TENSORS, MODEL, VOCAB, ITEMS)
 FALLBACK = "training popularity"
 _NEAR = 1e-5  # scores closer than this share of their size may change places when they are computed in another batch
 _BLOCK = 256
+_LISTED = 200_000  # names that are searched for the nearest: longer lists would take seconds
 
 Time = str | int | float | datetime | np.datetime64
 
@@ -125,7 +128,8 @@ class Recommender:
         history: item ids, oldest first; of a long one the newest count (the view's max_len). Unknown ids are ignored, and named.
         exclude: ids that must not come. exclude_seen: leave out the items of the whole history.
         times: of the history's events, as datetime, ISO text or seconds since the epoch; only systems that read times need them.
-        profile: what is known of the user, {"age": "25", ...}, for systems that read profiles: then the history may be empty.
+        profile: what is known of the user, {"age": "25", ...}, for systems that read profiles: then the history may be empty. For
+        systems of documents the parts of one, {"title": "...", "text": "..."}.
         Raises UserError for k < 1, for ids that are neither text nor whole numbers, for times that do not fit the history, for
         attributes and values that were not met in training.
         """
@@ -182,6 +186,65 @@ class Recommender:
                 )
         return out
 
+    def explain(
+        self,
+        item: str | int,
+        *,
+        user: str | int | None = None,
+        history: Sequence[str | int] = (),
+        feature: str | None = None,
+        k: int = 1,
+    ) -> tuple[Explained, ...]:
+        """At most k reasons why a user chose, or would choose, an item, best first; each has a `text`. None may be found.
+
+        item: its id, or its title if only one item has it. user: an id, for systems that learned something of each user (peter,
+        pepler); history: item ids, oldest first, for the others (plm-rec); unknown ones are ignored. feature: what to speak of,
+        for systems that read it.
+        Raises UserError for an unknown item or user (with the nearest ones), and for a system that does not explain.
+        """
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise UserError(needed="k of at least 1", came=f"k={k!r}")
+        scorer, model = self.scorer, self.system.model
+        if not isinstance(scorer, Network) or type(scorer).explain is Network.explain:
+            raise UserError(
+                needed="a system that explains, such as peter, pepler or plm-rec", came=self.name, remedy="fit one of them"
+            )
+        number = self._item(*_texts([item]))
+        knows = isinstance(model, Model) and model.knows_users
+        if knows and user is None:
+            raise UserError(needed=f"a user, for {self.name} learned what each one writes", came="none", remedy="name one")
+        if not knows and not len(history):
+            raise UserError(needed=f"a history, for {self.name} knows no users by name", came="none", remedy="give item ids")
+        known = self.vocab.item_numbers(_texts(history))
+        whose = self._user(*_texts([user])) if knows and user is not None else -1
+        batch = from_rows(
+            {"item": torch.from_numpy(known[known >= 0])},
+            torch.tensor([int((known >= 0).sum())]),
+            {"user": torch.tensor([whose])},
+            {"feature": [feature]},
+        )
+        return scorer.explain(batch.to(self.device), number, k=k)
+
+    def _item(self, text: str) -> int:
+        """The number of an item by its id, or by a title that it has alone."""
+        number = int(self.vocab.item_numbers([text])[0])
+        if number >= 0:
+            return number
+        titles = self.titles(np.arange(self.vocab.n_items))
+        same = [at for at, title in enumerate(titles) if title.casefold() == text.casefold()]
+        if len(same) > 1:
+            ids = ", ".join(self.vocab.item_ids(np.array(same[:5])))
+            raise UserError(needed="an item", came=f"{text!r}, the title of {len(same)} items", remedy=f"give the id ({ids})")
+        if not same:
+            raise _unknown("item", text, [*self.vocab.items.to_pylist(), *titles])
+        return same[0]
+
+    def _user(self, text: str) -> int:
+        number = int(self.vocab.user_numbers([text])[0])
+        if number < 0:
+            raise _unknown("user", text, self.vocab.users.to_pylist())
+        return number
+
     @property
     def device(self) -> str:
         """Where the weights are: "cpu" or "cuda"."""
@@ -213,7 +276,9 @@ class Recommender:
         return out
 
     def _users(self, profiles: Sequence[Mapping[str, str | int]], n: int) -> pa.Table:
-        """Profiles as a user table, checked."""
+        """Profiles, or documents, as a user table, checked."""
+        if isinstance(view := self.system.task.serving, Documents):
+            return view.table(profiles)
         known = self.vocab.prepared
         if not isinstance(known, Profiles):
             raise UserError(needed="a system that reads profiles", came=self.name, remedy="leave the profile out")
@@ -266,6 +331,8 @@ class Recommender:
             write_atomic(work / MODEL, _json(self._about()))
             _write_table(work / VOCAB, _vocab_table(self.vocab))
             _write_table(work / ITEMS, self.items if self.items is not None else pa.table({"item_id": self.vocab.items}))
+            if isinstance(self.system.model, Model) and self.system.model.knows_users:
+                _write_table(work / USERS, pa.table({"user_id": self.vocab.users.cast(pa.large_string())}))
             if self.vocab.prepared is not None:
                 self.vocab.prepared.save(work)
             names = sorted(file.name for file in work.iterdir())
@@ -310,7 +377,12 @@ class Recommender:
         try:
             about = json.loads((folder / MODEL).read_bytes())
             system = describe.system_from_json(about["system"], forbidden=folder)
-            vocab = replace(_read_vocab(folder / VOCAB), users=pa.nulls(about["vocab"]["users"], pa.large_string()))
+            users = pa.nulls(about["vocab"]["users"], pa.large_string())
+            if isinstance(system.model, Model) and system.model.knows_users:
+                users = _read_table(folder / USERS).column("user_id").combine_chunks()
+                if len(users) != about["vocab"]["users"]:
+                    raise _bad(folder / USERS, f"the ids of {about['vocab']['users']:,} users", f"{len(users):,}")
+            vocab = replace(_read_vocab(folder / VOCAB), users=users)
             if vocab.fingerprint != about["vocab"]["fingerprint"]:
                 raise _bad(folder / VOCAB, "the vocabulary that the model was trained with", "another one")
             items = _read_table(folder / ITEMS)
@@ -372,6 +444,15 @@ def _texts(ids: Iterable[str | int]) -> list[str]:
             raise UserError(needed="item ids as text or whole numbers", came=f"{each!r}"[:60])
         out.append(str(each))
     return out
+
+
+def _unknown(what: str, text: str, choices: list[str]) -> UserError:
+    """For a name that the recommender does not know, with the nearest ones."""
+    close = nearest(text, choices[:_LISTED])
+    remedy = f"did you mean {' or '.join(map(repr, close))}?" if close else f"such as {choices[0]!r}" if choices else ""
+    return UserError(
+        needed=f"{'an' if what == 'item' else 'a'} {what} that the recommender knows", came=repr(text), remedy=remedy
+    )
 
 
 def _moments(times: Sequence[Time], history: list[str]) -> np.ndarray:

@@ -12,6 +12,7 @@ from lmrs.cli.compare import compare
 from lmrs.cli.data import data
 from lmrs.cli.demo import demo
 from lmrs.cli.evaluate import evaluate
+from lmrs.cli.explain import explain
 from lmrs.cli.fit import fit
 from lmrs.cli.models import models
 from lmrs.cli.prompt import prompt
@@ -41,7 +42,7 @@ def lmrs(debug: bool) -> None:
     """Language-modelling recommenders: fit, evaluate, compare, recommend."""
 
 
-for _command in (demo, data, models, systems, fit, evaluate, compare, recommend, prompt):
+for _command in (demo, data, models, systems, fit, evaluate, compare, recommend, explain, prompt):
     lmrs.add_command(_command)
 
 

@@ -1,4 +1,4 @@
-"""PEPLER: a pre-trained language model that writes why, after a prompt made of a user and an item (Li, Zhang & Chen, TOIS 2023)."""
+"""PEPLER: a pre-trained language model that writes why, after a prompt of a user and an item (Li, Zhang & Chen, TOIS 2023)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Pepler(Model):
     backbone: a causal one. template: in the notation of `prompts.parse`; CONTINUOUS: a learned vector for each user and each
     item (section 4.2); DISCRETE: the features that the user and the item were spoken of with in training, shared ones first
     (section 4.1). Columns: `features`, that list, and `feature`, that of the pair itself.
-    rating: "", "mf" (r = u . i) or "mlp" (three layers of 400 sigmoids over [u, i]), from the vectors of the prompt (section 4.4).
+    rating: "", "mf" (r = u . i) or "mlp" (three layers of 400 sigmoids over [u, i]), of the vectors in the prompt (section 4.4).
     says, longest: as in views.Reviews. room: tokens of a prompt; list entries that do not fit are left out, the last ones first.
     tokens: the most that are written. fresh: random weights in place of the trained ones.
     """
@@ -195,8 +195,8 @@ class PeplerNetwork(Explainer):
         language: Any = self.backbone
         embedded = language.get_input_embeddings()(padded)
         if vectors is not None:
-            row = torch.arange(len(padded), device=place)[:, None].expand_as(padded)
-            embedded = InputVectors().inject(embedded, slots, row, vectors)
+            whose = torch.arange(len(padded), device=place)[:, None].expand_as(padded)
+            embedded = InputVectors().inject(embedded, slots, whose, vectors)
         return embedded, mask, padded
 
     @property
@@ -243,6 +243,8 @@ class PeplerNetwork(Explainer):
 
     @torch.no_grad()
     def write(self, batch: Batch) -> list[str]:
+        if not batch.n_rows:
+            return []
         embedded, mask, _ = self.laid_out(self.prompts(batch), [np.zeros(0, np.int64)] * batch.n_rows, self.given_vectors(batch))
         language: Any = self.backbone
         context = causal(language, None, mask, embeddings=embedded)

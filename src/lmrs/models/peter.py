@@ -25,7 +25,7 @@ from lmrs.vocab import Vocab
 
 BEGIN, END, UNKNOWN = 0, 1, 2  # symbols that no text can spell; the words follow
 SPECIAL = 3
-START = 0.1  # all weights of tables are drawn from [-START, START]
+START = 0.1  # tables and heads are drawn from [-START, START]
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,12 @@ class PeterNetwork(Explainer):
         self.blocks = nn.ModuleList(block.build(model.dim, model.heads, model.dropout, 0.0) for _ in range(model.layers))
         self.words = nn.Linear(model.dim, self.tokens.num_embeddings)
         self.rating = nn.Sequential(nn.Linear(model.dim, model.dim), nn.Sigmoid(), nn.Linear(model.dim, 1))
-        for table in (self.users, self.items, self.tokens, self.words, self.rating[0], self.rating[2]):
+        for table in (self.users, self.items, self.tokens):
             nn.init.uniform_(table.weight, -START, START)
-            if isinstance(table, nn.Linear):
-                nn.init.zeros_(table.bias)
+        for layer in (self.words, *self.rating):
+            if isinstance(layer, nn.Linear):
+                nn.init.uniform_(layer.weight, -START, START)
+                nn.init.zeros_(layer.bias)
 
     # -- what it reads ---------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from lmrs.vocab import Prepared, Vocab
 
 FILE = "said.arrow"
 _LISTS = {
-    "words": pa.string(), "users": pa.int64(), "items": pa.int64(), "features": pa.string(),
+    "words": pa.large_string(), "users": pa.int64(), "items": pa.int64(), "features": pa.large_string(),
     "user_offsets": pa.int64(), "user_features": pa.int64(), "item_offsets": pa.int64(), "item_features": pa.int64(),
 }  # fmt: skip
 
@@ -96,8 +96,8 @@ class Said:
         try:
             table = pa.ipc.open_file(pa.BufferReader((folder / FILE).read_bytes())).read_all()
             lists = {name: table.column(name).combine_chunks().values for name in _LISTS}
-            texts = {name: tuple(lists[name].to_pylist()) for name in ("words", "features")}
-            return cls(**{name: texts[name] if name in texts else lists[name].to_numpy() for name in _LISTS})
+            numbers = {name: lists[name].to_numpy() for name, kind in _LISTS.items() if kind == pa.int64()}
+            return cls(words=tuple(lists["words"].to_pylist()), features=tuple(lists["features"].to_pylist()), **numbers)
         except (OSError, KeyError, ValueError, AttributeError, pa.ArrowException) as error:
             why = " ".join(str(error).split())[:120] or type(error).__name__
             raise CheckpointError(needed=f"what reviews said in {folder / FILE}", came=why, remedy="fit it again") from error
@@ -132,6 +132,6 @@ def _listed(owner: np.ndarray, named: list[str], names: tuple[str, ...], size: i
     for who, name in zip(owner.tolist(), named):
         if name:
             counts[who][place[name]] += 1
-    lists = [sorted(each, key=lambda at, own=each: (-own[at], at)) for each in counts]
+    lists = [[at for at, _ in sorted(each.items(), key=lambda told: (-told[1], told[0]))] for each in counts]
     offsets = np.concatenate([[0], np.cumsum([len(each) for each in lists])]) if names else np.zeros(size + 1)
     return offsets.astype(np.int64), np.array([at for each in lists for at in each], np.int64)

@@ -8,7 +8,7 @@ from lmrs.language import Backbone
 from lmrs.models.pepler import CONTINUOUS, DISCRETE
 from lmrs.system import Budget, Paper, Stage, System
 
-SPACE = {"tuned": ["sequential", "prompt", "both"], "lr": [1e-4, 3e-4, 1e-3], "rating": ["", "mf", "mlp"]}
+SPACE = {"tuned": ["sequential", "prompt", "both"], "lr": [1e-4, 3e-4, 1e-3], "longest": [15, 20]}
 TUNED = ("sequential", "prompt", "both")
 WEIGHT = {"": 0.0, "mf": 0.01, "mlp": 1.0}  # of the rating, as in the released code
 
