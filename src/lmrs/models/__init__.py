@@ -23,6 +23,7 @@ from lmrs.models.reward_prompt import RewardPrompt
 from lmrs.models.relational import Relational
 from lmrs.models.text_clicks import TextClicks
 from lmrs.models.text_items import TextItems
+from lmrs.models.text_towers import TextTowers
 from lmrs.models.transformer import Transformer
 from lmrs.models.walks import Walks
 
@@ -59,6 +60,7 @@ __all__ = [
     "Scratch",
     "TextClicks",
     "TextItems",
+    "TextTowers",
     "Transformer",
     "Walks",
 ]

@@ -17,6 +17,7 @@ from lmrs.objectives.replaced import Replaced
 from lmrs.objectives.rewarded_next import RewardedNext
 from lmrs.objectives.spoken import Spoken
 from lmrs.objectives.shown import Shown
+from lmrs.objectives.tags import Tags
 from lmrs.objectives.total import Total
 from lmrs.objectives.verdict import Verdict
 
@@ -38,6 +39,7 @@ __all__ = [
     "RewardedNext",
     "Spoken",
     "Shown",
+    "Tags",
     "Total",
     "Verdict",
 ]

@@ -25,6 +25,7 @@ from lmrs.systems.ppr import ppr
 from lmrs.systems.prl import prl
 from lmrs.systems.prec import prec
 from lmrs.systems.prompt4nr import prompt4nr
+from lmrs.systems.ptm4tag import ptm4tag
 from lmrs.systems.recent_popularity import recent_popularity
 from lmrs.systems.s3rec import s3rec
 from lmrs.systems.sasrec import sasrec
@@ -54,6 +55,8 @@ CATALOGUE: dict[str, Callable[..., System]] = {
     "zero-shot": zero_shot,
     "tallrec": tallrec,
     "language": language,
+    # documents by their parts
+    "ptm4tag": ptm4tag,
     # paths over a knowledge graph
     "plm-rec": plm_rec,
     # items spelt by a sequence-to-sequence model
@@ -79,6 +82,6 @@ CATALOGUE: dict[str, Callable[..., System]] = {
 
 __all__ = [
     "CATALOGUE", "bert4rec", "caser", "ease", "esasrec", "gru4rec", "item_knn", "kbrd", "language", "lmrec", "markov", "p5", "plm_rec",
-    "pepler", "peter", "popularity", "ppr", "prl", "plm_nr", "prec", "prompt4nr", "recent_popularity", "s3rec", "sasrec", "tallrec", "tiger", "transformers4rec", "unisrec", "walks",
+    "pepler", "peter", "popularity", "ppr", "prl", "plm_nr", "prec", "prompt4nr", "ptm4tag", "recent_popularity", "s3rec", "sasrec", "tallrec", "tiger", "transformers4rec", "unisrec", "walks",
     "zero_shot",
 ]  # fmt: skip

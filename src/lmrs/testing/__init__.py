@@ -10,6 +10,7 @@ data set of a few dozen users that is made in memory (`tiny`), in fp64 where equ
 """
 
 from lmrs.testing.explainers import ExplainerTests
+from lmrs.testing.documents import DocumentTests
 from lmrs.testing.likelihoods import LikelihoodTests
 from lmrs.testing.losses import LossTests
 from lmrs.testing.measures import MeasureTests
@@ -24,6 +25,7 @@ from lmrs.testing.views import RecordViewTests, ViewTests
 __all__ = [
     "ControlTests",
     "ExplainerTests",
+    "DocumentTests",
     "FittedTests",
     "LikelihoodTests",
     "LossTests",

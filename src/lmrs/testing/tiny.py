@@ -10,7 +10,7 @@ import torch
 
 from lmrs.batch import Batch
 from lmrs.dataset import Dataset
-from lmrs.split import Split, Train, leave_one_out
+from lmrs.split import Split, Train, by_time, leave_one_out
 from lmrs.views import ItemSequence, Rows, View
 from lmrs.vocab import Attributes, Vocab
 
@@ -64,6 +64,33 @@ def with_users(data: Dataset) -> Dataset:
 def profiled() -> Split:
     """Leave-one-out of the tiny data set with its users."""
     return split(with_users(dataset()))
+
+
+def posts(*, documents: int = 40, seed: int = 0) -> Split:
+    """Documents split by time: a word of the title stands for one of the tags 0 to 3, one of the text for one of 4 to 7, and one of
+    the code, which every other document has, for tag 8. Nobody has tag 9; document 1 has no text but its title, 2 a blank one."""
+    rng = np.random.default_rng(seed)
+    topics, places = ("brew", "grind", "roast", "pour"), ("kitchen", "garden", "cellar", "office")
+    tables: dict[str, list[str | None]] = {"title": [], "text": [], "code": []}
+    tags, owner = [], []
+    for at in range(documents):
+        topic, place, coded = (int(each) for each in rng.integers(0, [4, 4, 2]))
+        tables["title"].append(f"{topics[topic]} {at}")
+        tables["text"].append(None if at == 1 else "  " if at == 2 else f"{places[place]} for {at} days")
+        tables["code"].append(f"print({at})" if coded else None)
+        found = [topic, *([4 + place] if at not in (1, 2) else []), *([8] if coded else [])]
+        tags += found
+        owner += [at] * len(found)
+    ids = [f"d{at}" for at in range(documents)]
+    data = Dataset(
+        name="posts",
+        vocab=Vocab(pa.array([f"t{at}" for at in range(10)], pa.large_string()), pa.array(ids, pa.large_string())),
+        item=np.array(tags, np.int32),
+        offsets=np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=documents))]),
+        time=np.array(owner) * DAY + 20_000 * DAY,
+        users=pa.table({"user_id": ids} | {name: pa.array(texts, pa.large_string()) for name, texts in tables.items()}),
+    )
+    return by_time(data, valid_from=0.6, test_from=0.8)
 
 
 def vocab(train: Train) -> Vocab:

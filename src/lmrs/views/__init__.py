@@ -1,6 +1,7 @@
 """How a Dataset is read as examples."""
 
 from lmrs.views.dialogues import TurnRows, Turns
+from lmrs.views.documents import Documents
 from lmrs.views.paths import Paths
 from lmrs.views.profiled import Profiled
 from lmrs.views.rewarded import Rewarded
@@ -9,4 +10,4 @@ from lmrs.views.impressions import Impressions, ShownRows
 from lmrs.views.sequence import ItemSequence, Rows
 from lmrs.views.view import Examples, View
 
-__all__ = ["Examples", "Impressions", "ShownRows", "ItemSequence", "Paths", "Profiled", "Rewarded", "ReviewRows", "Reviews", "Rows", "TurnRows", "Turns", "View"]
+__all__ = ["Documents", "Examples", "Impressions", "ShownRows", "ItemSequence", "Paths", "Profiled", "Rewarded", "ReviewRows", "Reviews", "Rows", "TurnRows", "Turns", "View"]
