@@ -94,6 +94,15 @@ def profile_of(recommender: Recommender, folder: Path, text: str | None, user: s
     return {name: value for name, value in found.items() if value in met[name]}
 
 
+def document_of(texts: tuple[str, ...]) -> dict[str, str]:
+    """The parts of a document as typed, one "title=..." each. Raises UserError for a text without "="."""
+    pairs = [text.partition("=") for text in texts]
+    for name, equals, _ in pairs:
+        if not equals:
+            raise UserError(needed="a part of a document such as title=TEXT", came=repr(name), remedy="write PART=TEXT")
+    return {name.strip(): text for name, _, text in pairs}
+
+
 def events_of(folder: Path, user: str) -> tuple[list[str], list[Any] | None]:
     """(item ids, times or None) of a user of the run's data, oldest first."""
     from lmrs.errors import did_you_mean

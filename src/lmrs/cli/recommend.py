@@ -7,7 +7,7 @@ import json
 import click
 
 from lmrs.cli import options
-from lmrs.cli.history import by_title, check_asked, load, profile_of, whose
+from lmrs.cli.history import by_title, check_asked, document_of, load, profile_of, whose
 
 
 @click.command()
@@ -15,6 +15,7 @@ from lmrs.cli.history import by_title, check_asked, load, profile_of, whose
 @options.history
 @click.option("--times", metavar="TIME,TIME,...", help="Times of the history's events, for systems that read times.")
 @click.option("--profile", metavar="NAME=VALUE;...", help="What is known of the user, for systems that read profiles.")
+@click.option("--text", "texts", multiple=True, metavar="PART=TEXT", help="A part of a document, for systems of documents.")
 @click.option("-k", "k", default=10, show_default=True, help="How many.")
 @click.option("--exclude", multiple=True, metavar="ID", help="An item that must not come; may be repeated.")
 @click.option("--include-seen", is_flag=True, help="Items of the history may come again.")
@@ -26,6 +27,7 @@ def recommend(
     user: str | None,
     times: str | None,
     profile: str | None,
+    texts: tuple[str, ...],
     k: int,
     exclude: tuple[str, ...],
     include_seen: bool,
@@ -39,14 +41,14 @@ def recommend(
 
     from lmrs.models import Model
 
-    alone = profile is not None and user is None  # a profile is a question, even without a history
+    alone = (profile is not None or texts) and user is None  # a profile is a question, even without a history
     check_asked(history or "" if alone else history, items, user)
     folder = Path(run)
     recommender = load(folder)
     asked, when, notes = whose(recommender, folder, history, items, user)
     if times is not None and user is None:
         when = [text.strip() for text in times.split(",")]
-    known = profile_of(recommender, folder, profile, user)
+    known = document_of(texts) if texts else profile_of(recommender, folder, profile, user)
     excluded, more = by_title(recommender, list(exclude))
     if isinstance(recommender.system.model, Model) and recommender.system.model.by_item and not as_json:
         click.echo(f"scoring {recommender.vocab.n_items:,} items one by one: a large language model takes a while", err=True)
