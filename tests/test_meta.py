@@ -46,7 +46,8 @@ def exported(package: ModuleType) -> list[type]:
 def test_every_model_has_a_case(cases: list[type]) -> None:
     wanted = {part for part in exported(models) if issubclass(part, Model) and not inspect.isabstract(part)}
     assert len(wanted) >= 3
-    assert wanted - tried(cases, testing.ModelTests) - tried(cases, testing.LikelihoodTests) - tried(cases, testing.VerdictTests) == set()
+    kinds = (testing.ModelTests, testing.LikelihoodTests, testing.VerdictTests, testing.ExplainerTests)
+    assert wanted - set().union(*(tried(cases, kind) for kind in kinds)) == set()
 
 
 def test_every_control_has_a_case(cases: list[type]) -> None:
@@ -94,7 +95,7 @@ def test_every_measure_has_a_case(cases: list[type]) -> None:
 
 
 def test_every_system_has_a_case(cases: list[type]) -> None:
-    assert set(systems.CATALOGUE.values()) - tried(cases, testing.SystemTests) == set()
+    assert set(systems.CATALOGUE.values()) - tried(cases, testing.FittedTests) == set()
 
 
 def test_every_kind_of_check_is_public() -> None:
