@@ -3,7 +3,7 @@
     python -m studies.prl --data-root FOLDER [--seeds N]
 
 FOLDER holds ml-1m. None of the data sets at hand has clicks and purchases, so ratings stand in: an event rated 4 or 5 pays 1
-("liked"), any other .2. Every second user, last 50 training events, leave-one-out, whole catalogue; SASRec of one layer and width
+("liked"), any other .2. Every second user, last 21 training events, leave-one-out, whole catalogue; SASRec of one layer and width
 64 as the encoder. Queries are split by what their true event pays. Arms share data, encoder, optimiser and stopping rule; the
 return that is aimed at is changed after training alone. Differences are paired by user: bootstrap interval and
 randomisation test, Holm-corrected. Result: studies/results/prl.{json,md}.
@@ -30,7 +30,7 @@ from lmrs.system import Stage, System
 from lmrs.systems import prl
 
 RESULTS = Path(__file__).parent / "results"
-OPTIONS = {"rating": 4.0, "lr": 2e-3, "batch_size": 64, "epochs": 60, "every": 2, "patience": 4}
+OPTIONS = {"rating": 4.0, "max_len": 20, "lr": 2e-3, "batch_size": 64, "epochs": 40, "every": 2, "patience": 3}
 AIMS = (0.0, 1.0, 2.0, 4.0)
 MAIN = "PRL, c = 2"
 COMPARED = (  # group, arm, against
@@ -126,7 +126,8 @@ def write(table: dict, rows: list[dict], queries: dict[str, int], seeds: int) ->
         "# PRL on ml-1m, ratings as rewards",
         "",
         f"Every second user, {seeds} seed(s); {queries['liked']:,} queries whose true event is rated 4 or 5 (liked),",
-        f"{queries['other']:,} others. NDCG@10 / HR@10 over the whole catalogue. p of the paired randomisation test, Holm-corrected.",
+        f"{queries['other']:,} others. NDCG@10 / HR@10 over the whole catalogue. p of the paired randomisation test,",
+        "Holm-corrected.",
         "Made by `python -m studies.prl`.",
         "",
         "| arm | liked | other | CPU s of the fit |",
