@@ -55,6 +55,7 @@ def fit(
     from lmrs import settings
     from lmrs.fit import Execution
     from lmrs.hardware import use_threads
+    from lmrs.models import Model
     from lmrs.progress import Reporter
     from lmrs.run import train
 
@@ -82,4 +83,8 @@ def fit(
     from lmrs.cli import show
 
     show.evaluation(found)
-    click.echo(f"next: lmrs recommend {out} --history ID,ID,...")
+    made = settings.make(settings.find(system), given)
+    if made.task.serving is not None:
+        click.echo(f"next: lmrs recommend {out} --history ID,ID,...")
+    elif isinstance(made.model, Model) and made.model.knows_users:
+        click.echo(f"next: lmrs explain {out} --user USER --item ITEM")
