@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -392,7 +393,7 @@ class GenerativeNetwork(Network):
         k = min(self.n_items, width) if self.about.beams is not None else self.n_items
         width = max(width, k)
         out = torch.empty(batch.n_rows, self.n_items)
-        for rows, context in self._contexts(batch, max(1, _LIVE // width)):
+        for rows, context in self.contexts(batch, max(1, _LIVE // width)):
             steps: Steps = ModelSteps(context)
             if self.reserve is not None:
                 steps = ReservedSteps(steps, trie, self.reserve)
@@ -410,7 +411,7 @@ class GenerativeNetwork(Network):
         self._check(visible)
         items = candidates.cpu().numpy()
         out = torch.full(items.shape, -torch.inf)
-        for rows, context in self._contexts(batch, max(1, _LIVE // items.shape[1])):
+        for rows, context in self.contexts(batch, max(1, _LIVE // items.shape[1])):
             owner, column = np.nonzero(items[rows] >= 0)
             if len(owner):
                 found = self._log_p(context, owner, items[rows][owner, column])
@@ -431,8 +432,8 @@ class GenerativeNetwork(Network):
             each[last] = each[last].masked_fill(~own.to(self.place), 0) + more.to(each)
         return each.masked_fill(~real, 0).sum(1)
 
-    def _contexts(self, batch: Batch, most: int) -> Any:
-        """(rows of the batch, their prompts read) in blocks of `most` rows at most."""
+    def contexts(self, batch: Batch, most: int) -> Iterator[tuple[np.ndarray, Context]]:
+        """(rows of the batch, what the model made of their prompts, asked at `asked`) in blocks of `most` rows at most."""
         written = self.written(batch, batch.channels["asked"].nonzero()[:, 0])
         for rows in self._blocks(written, most):
             ids, mask, vectors = self._padded(written, rows)
