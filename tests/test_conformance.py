@@ -235,6 +235,12 @@ class TestMarginAtTheLastPlace(ObjectiveTests):
     zero_cost = {"margin": (V - 1) / 2}
 
 
+class TestLiking(ObjectiveTests):
+    part = objectives.Liking(places="all")
+    view = views.Rated(views.ItemSequence(max_len=8))
+    zero_cost = {"liking": math.log(2)}
+
+
 class TestVerdict(ObjectiveTests):
     part = objectives.Verdict(negatives.Uniform(k=3), places="all")
     zero_cost = {"verdict": math.log(2)}
@@ -370,6 +376,10 @@ class TestPaths(ViewTests):
 
 class TestProfiled(ViewTests):
     part = views.Profiled(views.ItemSequence(max_len=5))
+
+
+class TestRated(ViewTests):
+    part = views.Rated(views.ItemSequence(max_len=5))
 
 
 class TestRewarded(ViewTests):
@@ -601,6 +611,12 @@ class TestLMRecTunedSystem(SystemTests):
 class TestTALLRecSystem(SystemTests):
     part = staticmethod(systems.tallrec)
     options = {**TALK, "rank": 2, "measure": "NDCG@10/3neg"}
+    cell = taxonomy.FIXED_PROMPT
+
+
+class TestTALLRecWithRatingsSystem(SystemTests):
+    part = staticmethod(systems.tallrec)
+    options = {**TALK, "rank": 2, "rating": 3.0}
     cell = taxonomy.FIXED_PROMPT
 
 

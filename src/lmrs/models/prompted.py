@@ -51,9 +51,10 @@ class Prompted(Model):
 
     backbone: which one; "title" needs a causal one, "masks" an encoder, the others either (an encoder with a word head for
     "words" and "masks").
-    template: in the notation of `prompts.parse`. Columns: `history` (titles, oldest first) and `history.NAME` for a column NAME
-    of the catalogue or an item attribute; for "words" also `candidate` and `candidate.NAME`, and one [mask] for an encoder; for
-    "masks" as many masks as are read. Soft slots get free vectors, begun at words drawn from the vocabulary.
+    template: in the notation of `prompts.parse`. Columns: `history` (titles, oldest first), its parts `liked` and `disliked`
+    where the view tells them apart (views.Rated), and each with .NAME for a column NAME of the catalogue or an item attribute;
+    for "words" also `candidate` and `candidate.NAME`, and one [mask] for an encoder; for "masks" as many masks as are read.
+    Soft slots get free vectors, begun at words drawn from the vocabulary.
     read: as above. words: what "words" reads. masks: what "masks" reads.
     score: of "title": "sum" of the log-probabilities of the title's tokens, their "mean", "pmi" (of "masks", too), the score less
     that after a prompt without history, or "sentence", the mean over all tokens of prompt and title but the first (LMRec).
@@ -176,10 +177,11 @@ class PromptedNetwork(Network):
         self.columns: dict[str, list[str | None]] = {}
         for name in self.template.columns:
             whose, _, what = name.partition(".")
-            if whose not in ("history", "candidate"):
+            if whose not in ("history", "liked", "disliked", "candidate"):
                 raise ContractError(
-                    needed="columns history, history.NAME, candidate and candidate.NAME", came=name, remedy="change the template"
-                )
+                    needed="columns history, liked, disliked and candidate, or one of them with .NAME", came=name,
+                    remedy="change the template",
+                )  # fmt: skip
             self.columns[name] = vocab.texts(what or "title")
 
     def _language_model(self) -> Any:
@@ -224,14 +226,32 @@ class PromptedNetwork(Network):
         ends = np.concatenate([[0], np.cumsum(size)])
         flat = np.arange(int(ends[-1])) - np.repeat(ends[:-1], size) + np.repeat(begin, size)
         item = batch.channels["item"].cpu().numpy()[flat]
-        return self.compiled(item, ends, room=room, candidate=None if candidates is None else candidates.ravel())
+        liked = batch.channels["liked"].cpu().numpy()[flat] if "liked" in batch.channels else None
+        candidate = None if candidates is None else candidates.ravel()
+        return self.compiled(item, ends, room=room, candidate=candidate, liked=liked)
 
-    def compiled(self, item: np.ndarray, offsets: np.ndarray, *, room: int = 0, candidate: np.ndarray | None = None) -> Compiled:
-        """The prompts of histories `item[offsets[b]:offsets[b + 1]]`, each with its candidate."""
+    def compiled(
+        self,
+        item: np.ndarray,
+        offsets: np.ndarray,
+        *,
+        room: int = 0,
+        candidate: np.ndarray | None = None,
+        liked: np.ndarray | None = None,
+    ) -> Compiled:
+        """The prompts of histories `item[offsets[b]:offsets[b + 1]]`, each with its candidate.
+
+        liked: bool of each event, for templates with {list liked} or {list disliked}; None: all are.
+        """
         columns = {}
         for name, texts in self.columns.items():
-            if name.startswith("history"):
+            whose = name.partition(".")[0]
+            if whose == "history":
                 columns[name] = Column(texts, item, offsets)
+            elif whose in ("liked", "disliked"):
+                keep = np.ones(len(item), bool) if liked is None else liked
+                keep = keep if whose == "liked" else ~keep
+                columns[name] = Column(texts, item[keep], np.concatenate([[0], np.cumsum(keep)])[offsets])
             elif candidate is not None:
                 columns[name] = Column(texts, candidate)
         return prompts.compile(self.template, self.tokens, columns, context=self.context - room, missing="")
@@ -301,7 +321,8 @@ class PromptedNetwork(Network):
         return ContractError(
             needed=f"a network with {what}",
             came=f"Prompted(read={self.model.read!r})",
-            remedy="read='title' goes with the objective Continuation, 'words' with Verdict, 'masks' with either, 'state' with NextItem",
+            remedy="read='title' goes with the objective Continuation, 'words' with Verdict or Liking, 'state' with NextItem, "
+            "'masks' with Continuation or Margin",
         )
 
 

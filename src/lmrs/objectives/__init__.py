@@ -4,6 +4,7 @@ from lmrs.objectives.cloze import Cloze
 from lmrs.objectives.continuation import Continuation
 from lmrs.objectives.contrastive import Contrastive
 from lmrs.objectives.explanation import Explanation
+from lmrs.objectives.liking import Liking
 from lmrs.objectives.margin import Margin
 from lmrs.objectives.instructed import Instructed
 from lmrs.objectives.mutual import Mutual
@@ -26,6 +27,7 @@ __all__ = [
     "Continuation",
     "Contrastive",
     "Explanation",
+    "Liking",
     "Margin",
     "Instructed",
     "Mutual",

@@ -3,9 +3,10 @@
 from lmrs.tasks.conversing import Conversing
 from lmrs.tasks.explaining import Explaining
 from lmrs.tasks.impressions import Clicks
+from lmrs.tasks.liking import Liked
 from lmrs.tasks.ranking import Ranking
 from lmrs.tasks.task import Answered, RecordTask
 
 Task = Ranking | RecordTask
 
-__all__ = ["Answered", "Clicks", "Conversing", "Explaining", "Ranking", "RecordTask", "Task"]
+__all__ = ["Answered", "Clicks", "Conversing", "Explaining", "Liked", "Ranking", "RecordTask", "Task"]
