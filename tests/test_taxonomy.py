@@ -76,7 +76,19 @@ def test_the_survey_agrees_but_for_the_listed_contradictions() -> None:
 
 def test_systems_that_the_survey_names_say_so() -> None:
     named = {name for name, make in systems.CATALOGUE.items() if make().paper.survey}
-    assert named == {"bert4rec", "plm-nr", "ppr", "prec", "prl", "prompt4nr", "s3rec", "transformers4rec", "unisrec", "zero-shot", "lmrec"}
+    assert named == {
+        "bert4rec",
+        "plm-nr",
+        "ppr",
+        "prec",
+        "prl",
+        "prompt4nr",
+        "s3rec",
+        "transformers4rec",
+        "unisrec",
+        "zero-shot",
+        "lmrec",
+    }
 
 
 def test_without_its_pre_training_s3rec_is_trained_in_one_stage() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmrs.batch import Batch
 from lmrs.decoding import causal
@@ -67,10 +69,11 @@ class WordsNetwork(ByItem):
         """[B]: log p(yes) - log p(no)."""
         ids, mask, soft = self.padded(compiled)
         keep = {"logits_to_keep": 1} if not self.encoder and "logits_to_keep" in self.takes else {}
-        with dropping(self.backbone, rng):
+        place = np.full(len(ids), -1) if not self.encoder else compiled.mask - compiled.offsets[1:] + ids.shape[1]
+        only = _read_at(self._language().base_model, torch.from_numpy(place)) if self.encoder else nullcontext()
+        with dropping(self.backbone, rng), only:
             logits = self.run(self.embedded(ids, soft), mask, **keep).logits
-        place = np.full(len(ids), -1) if not self.encoder else compiled.mask - compiled.offsets[1:]
-        return self._read(logits, torch.from_numpy(place))
+        return self._read(logits, torch.zeros(len(ids), dtype=torch.int64) if self.encoder else torch.from_numpy(place))
 
     def _after(self, compiled: Compiled, shared: int) -> Tensor:
         """`_log_odds` of prompts whose first `shared` tokens are the same and are read once."""
@@ -89,6 +92,23 @@ class WordsNetwork(ByItem):
         """[B]: log-odds from logits [B, T, W] at one place of each prompt."""
         scores = self.verbaliser.score(wide(logits[torch.arange(len(place)), place]))
         return scores[:, 1] - scores[:, 0]
+
+
+@contextmanager
+def _read_at(base: nn.Module, place: Tensor) -> Iterator[None]:
+    """Within it an encoder gives the state of one token of each row, [B, 1, D], so that the head scores no others: with a large
+    vocabulary that head is most of the work."""
+
+    def chosen(module: nn.Module, given: Any, found: Any) -> Any:
+        states = found.last_hidden_state
+        found["last_hidden_state"] = states[torch.arange(len(states)), place.to(states.device)][:, None]
+        return found
+
+    hook = base.register_forward_hook(chosen)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def common(compiled: Compiled) -> int:
