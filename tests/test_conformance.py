@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import impressed
 import numpy as np
+import pyarrow as pa
 import pytest
 import reviewed
 import talked
@@ -21,6 +23,7 @@ from lmrs.language.adapters import Lora
 from lmrs.split import Split, Train
 from lmrs.testing import (
     ControlTests,
+    DocumentTests,
     ExplainerTests,
     FittedTests,
     LikelihoodTests,
@@ -35,6 +38,7 @@ from lmrs.testing import (
     ViewTests,
     tiny,
 )
+from lmrs.testing.models import CLOSE
 from lmrs.texts import Attention, ItemText, TextEncoder
 from lmrs.visibility import Causal
 
@@ -179,6 +183,14 @@ class TestItemKNNByCosine(ControlTests):
     part = models.ItemKNN(weights="cosine", k=4, shrink=2.0, recency=0.8)
 
 
+class TestTextTowers(DocumentTests):
+    part = models.TextTowers(TextEncoder(Backbone("tiny-encoder"), normalise=False), hidden=6)
+
+
+class TestTextTowersOfOneText(DocumentTests):
+    part = models.TextTowers(TextEncoder(Backbone("tiny-encoder")), towers="joined")
+
+
 class TestWalks(ControlTests):
     part = models.Walks()
 
@@ -188,6 +200,34 @@ class TestEASE(ControlTests):
 
 
 # -- objectives ----------------------------------------------------------------------------------------------------------
+
+
+class TestTags(ObjectiveTests):
+    part = objectives.Tags()
+    model = models.TextTowers(TextEncoder(Backbone("tiny-encoder"), normalise=False), dropout=0.3)
+
+    def batch(self, train: Train) -> Batch:
+        view, train = views.Documents(), tiny.posts().train
+        return view.collate(view.rows(train, ahead=0, rng=np.random.default_rng(0)).take(np.arange(10)))
+
+    def test_no_state_reads_what_it_predicts(self) -> None:
+        """What is prepared has no tag in it that a network could read."""
+        train = tiny.posts().train
+        prepared = self.prepared(self.batch(train), train, 0)
+        assert prepared.n_positions == 0
+        assert bool(prepared.rows["tags"].any(1).all())
+
+    def test_the_answer_depends_on_the_whole_history(self) -> None:
+        """On the whole document, and on no tag."""
+        train = tiny.posts().train
+        network, batch = self.parts(train)[0], self.batch(train)
+        question = self.part.ask(batch, tiny.vocab(train))
+        before = network.score(question, self.part.asked_visible)
+        for part in views.Documents().parts:
+            texts = tuple(text and f"another {text}" for text in batch.texts[part])
+            other = replace(question, texts=batch.texts | {part: texts})
+            moved = (network.score(other, self.part.asked_visible) - before).abs().amax(1) > CLOSE
+            assert moved.tolist() == [text is not None for text in texts], part
 
 
 GRAPH = Knowledge().of(tiny.split().train)
@@ -357,6 +397,26 @@ class TestItemSequenceInWindows(ViewTests):
 
 class TestItemSequencePrefixes(ViewTests):
     part = views.ItemSequence(max_len=5, prefixes=True)
+
+
+class TestDocuments(RecordViewTests):
+    part = views.Documents()
+    data = staticmethod(tiny.posts)
+
+    def changed(self, split: Split) -> Train:
+        """Later documents say something else and have other tags."""
+        data, later = split.dataset, split.train.lengths == 0
+        users = data.users
+        for part in self.part.parts:
+            texts = [f"another {text}" if now else text for text, now in zip(users.column(part).to_pylist(), later, strict=True)]
+            users = users.set_column(users.column_names.index(part), part, pa.array(texts, pa.large_string()))
+        item = np.where(np.repeat(later, data.lengths), (data.item + 1) % data.n_items, data.item).astype(np.int32)
+        return Train(replace(data, users=users, item=item), split.train.stop)
+
+    def test_histories_leave_room_for_the_question(self) -> None:
+        """A question adds no position to a text."""
+        rows = self.rows(tiny.posts().train)
+        assert self.part.asked(rows, asks=1) is rows
 
 
 class TestPaths(ViewTests):
@@ -776,6 +836,20 @@ class TestMarkovSystem(SystemTests):
 class TestItemKNNSystem(SystemTests):
     part = staticmethod(systems.item_knn)
     cell = taxonomy.CONTROL
+
+
+class TestPTM4Tag(FittedTests):
+    part = staticmethod(systems.ptm4tag)
+    options = {"backbone": "tiny-encoder", "lr": 1e-3}
+    cell = taxonomy.WHOLE
+    data = staticmethod(tiny.posts)
+
+
+class TestPTM4TagFrozen(FittedTests):
+    part = staticmethod(systems.ptm4tag)
+    options = {"backbone": "tiny-encoder", "lr": 1e-2, "tuned": False, "towers": "shared"}
+    cell = taxonomy.EXTRA
+    data = staticmethod(tiny.posts)
 
 
 class TestPLMRec(SystemTests):

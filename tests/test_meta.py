@@ -46,7 +46,7 @@ def exported(package: ModuleType) -> list[type]:
 def test_every_model_has_a_case(cases: list[type]) -> None:
     wanted = {part for part in exported(models) if issubclass(part, Model) and not inspect.isabstract(part)}
     assert len(wanted) >= 3
-    kinds = (testing.ModelTests, testing.LikelihoodTests, testing.VerdictTests, testing.ExplainerTests)
+    kinds = (testing.ModelTests, testing.LikelihoodTests, testing.VerdictTests, testing.ExplainerTests, testing.DocumentTests)
     assert wanted - set().union(*(tried(cases, kind) for kind in kinds)) == set()
 
 
