@@ -28,6 +28,7 @@ from lmrs.recommender import USERS, Recommender
 from lmrs.split import Split, by_review
 from lmrs.systems.pepler import pepler
 from lmrs.systems.peter import peter
+from lmrs.systems.plm_rec import plm_rec
 from lmrs.systems.sasrec import sasrec
 from lmrs.testing import tiny
 from lmrs.testing.values import check_repr
@@ -415,6 +416,23 @@ def test_systems_that_do_not_explain_say_so_and_keep_no_users(tmp_path: Path) ->
     assert not (recommender.save(tmp_path / "model") / USERS).exists()
     with pytest.raises(UserError, match="a system that explains, such as peter"):
         recommender.explain("i3", user="u1")
+
+
+def test_paths_are_reasons_for_a_history() -> None:
+    """The same question to a system that knows histories, not users."""
+    options = {"dim": 8, "layers": 1, "heads": 2, "max_len": 6, "transe_epochs": 0, "per_user": 2, "epochs": 1}
+    recommender = Recommender.of(fit(plm_rec(**options, decoding="constrained"), tiny.split(), execution=CPU))
+    reasons = recommender.explain("Title 3", history=["i1", "i2", "unheard of"], k=2)
+    assert len(reasons) == 2
+    for each in reasons:
+        assert each.text.endswith("Title 3")
+        assert "Title 1" in each.text or "Title 2" in each.text
+    with pytest.raises(UserError, match="knows no users by name, got none"):
+        recommender.explain("i3", user="u1")
+    with pytest.raises(UserError, match="a history with an item that the recommender knows"):
+        recommender.explain("i3", history=["unheard of"])
+    with pytest.raises(UserError, match="k of at least 1"):
+        recommender.explain("i3", history=["i1"], k=0)
 
 
 def test_both_stages_of_pepler_and_what_each_leaves_alone() -> None:

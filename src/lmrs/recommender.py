@@ -216,6 +216,8 @@ class Recommender:
         if not knows and not len(history):
             raise UserError(needed=f"a history, for {self.name} knows no users by name", came="none", remedy="give item ids")
         known = self.vocab.item_numbers(_texts(history))
+        if not knows and not (known >= 0).any():
+            raise UserError(needed="a history with an item that the recommender knows", came="none", remedy="check the ids")
         whose = self._user(*_texts([user])) if knows and user is not None else -1
         batch = from_rows(
             {"item": torch.from_numpy(known[known >= 0])},

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from lmrs.batch import Batch
+from lmrs.dataset import Dataset
 from lmrs.errors import ContractError, DataError, UserError
 from lmrs.measures import DIV, FCR, FMR, MAE, RMSE, Likelihoods, TextMeasure, Texts, parse, parse_text
 from lmrs.measures.likelihood import PPL
@@ -107,7 +109,7 @@ class Explaining(RecordTask):
 class _Found:
     """What was answered so far."""
 
-    def __init__(self, dataset) -> None:
+    def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
         self.written: list[str] = []
         self.references: list[str] = []
@@ -118,7 +120,7 @@ class _Found:
         self.predicted: list[np.ndarray] = []
 
     @torch.no_grad()
-    def take(self, scorer: Explainer, batch, *, writes: bool, judges: bool, rates: bool) -> None:
+    def take(self, scorer: Explainer, batch: Batch, *, writes: bool, judges: bool, rates: bool) -> None:
         self.references += [text or "" for text in batch.texts["explanation"]]
         self.features += batch.texts["feature"]
         self.ratings.append(batch.rows["rating"].cpu().numpy())
@@ -176,7 +178,7 @@ def _plain(text: str, longest: int) -> str:
     return " ".join(WORDS["words"](first_words(text, longest)))
 
 
-def _features(dataset) -> tuple[str, ...]:
+def _features(dataset: Dataset) -> tuple[str, ...]:
     """All features of the data set, as words."""
     column = dataset.records["reviews"].column("feature")
     plain = {" ".join(WORDS["words"](text)) for text in pc.unique(column).to_pylist() if text}
