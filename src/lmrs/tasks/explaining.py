@@ -144,6 +144,7 @@ class _Found:
             rated = np.isfinite(self.truth())
             if not self.predicted or not rated.any():
                 return None
+            assert self.dataset.rating is not None  # some are finite
             least, most = np.nanmin(self.dataset.rating), np.nanmax(self.dataset.rating)
             return measure(np.concatenate(self.predicted).astype(np.float64).clip(least, most)[rated], self.truth()[rated])
         if not isinstance(measure, TextMeasure):
