@@ -7,14 +7,33 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lmrs import settings
+from lmrs import models, settings, tasks, views
 from lmrs.objectives import Total
 from lmrs.system import Estimate, Paper, Stage, System
 from lmrs.systems import CATALOGUE
-from lmrs.tasks import Ranking
 from lmrs.taxonomy import cell
 
-# What an option of that name makes a system read beside sequences of items.
+# What the views and models read, and what the tasks ask, in words; a part of one's own is named by its class.
+VIEWS: dict[type, tuple[str, ...]] = {
+    views.ItemSequence: ("item sequences",),
+    views.Profiled: ("item sequences", "user profiles"),
+    views.Rewarded: ("item sequences", "event types or ratings"),
+    views.Rated: ("item sequences", "ratings"),
+    views.Paths: ("item sequences", "knowledge graph"),
+    views.Documents: ("documents with tags",),
+    views.Impressions: ("impressions",),
+    views.Reviews: ("reviews",),
+    views.Turns: ("dialogues",),
+}
+TEXTS = (models.Prompted, models.TextItems, models.News, models.TextClicks)
+TASKS: dict[type, str] = {
+    tasks.Ranking: "next item",
+    tasks.Clicks: "clicks on what is shown",
+    tasks.Explaining: "explanation",
+    tasks.Conversing: "item in a dialogue",
+    tasks.Liked: "liked or not",
+}
+# What an option of that name makes a system read besides.
 READS = {
     "attributes": "item attributes",
     "features": "item attributes (optional)",
@@ -65,12 +84,19 @@ def entry(name: str, function: Callable[..., System]) -> Entry:
         paper=system.paper,
         cell=cell(system),
         survey=system.paper.survey,
-        data=("item sequences", *dict.fromkeys(READS[key] for key in settings.options(function) if key in READS)),
+        data=tuple(dict.fromkeys([*_read(system), *(READS[key] for key in settings.options(function) if key in READS)])),
         objectives=_signals(name, function),
-        task="next item" if isinstance(system.task, Ranking) else type(system.task).__name__.lower(),
+        task=TASKS.get(type(system.task), type(system.task).__name__),
         options={key: default for key, (_, default) in settings.options(function).items()},
         departures=rest.partition("Departures: ")[2],
     )
+
+
+def _read(system: System) -> list[str]:
+    """What the task and the stages read: of a task that asks a bare history item sequences, too."""
+    found = [system.task.view, *(stage.view for stage in system.stages if isinstance(stage, Stage))]
+    words = [word for view in found for word in VIEWS.get(type(view), (type(view).__name__,))]
+    return words + (["item texts"] if isinstance(system.model, TEXTS) else [])
 
 
 def _signals(name: str, function: Callable[..., System]) -> tuple[str, ...]:
