@@ -15,6 +15,7 @@ from lmrs.fit import Execution, Fitted, fit
 from lmrs.judge import judge
 from lmrs.language import Backbone
 from lmrs.measures import Recall
+from lmrs.models import text_towers
 from lmrs.recommender import Recommender
 from lmrs.split import Queries, Split
 from lmrs.testing import tiny
@@ -116,6 +117,7 @@ def test_own_towers_learn_apart_and_a_shared_one_for_all() -> None:
 
 
 def test_a_frozen_encoder_reads_each_text_once(monkeypatch) -> None:
+    text_towers._memory.cache_clear()
     network = SMALL.build(tiny.vocab(tiny.posts().train))
     seen: list[str] = []
     for encoder in network.encoders:
@@ -129,6 +131,13 @@ def test_a_frozen_encoder_reads_each_text_once(monkeypatch) -> None:
         again = network.score(batch(3, 4, 5), Causal())
         assert len(seen) == count
         assert torch.equal(first, again)
+        other = SMALL.build(tiny.vocab(tiny.posts().train))
+        other.encoders.requires_grad_(False)
+        other.encoders[0].backbone.embeddings.word_embeddings.weight.mul_(2)
+        other.load_state_dict(
+            {name: value for name, value in network.state_dict().items() if "encoders" not in name}, strict=False
+        )
+        assert not torch.allclose(other.score(batch(3, 4, 5), Causal()), first), "vectors of other weights"
         network.encoders[0].requires_grad_(True)
         network.score(batch(3), Causal())
     assert len(seen) == count + 1, "a tower that learns must read again"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +30,7 @@ class TextTowers(Model):
     itself ("own", the paper's triplet), one for all ("shared", its twin), or one that reads all parts as one text ("joined").
     hidden: width of h, None for that of the encoder. dropout: before both maps, in [0, 1).
 
-    An encoder that no stage tunes reads each text once while the model lives, and its own dropout does not act.
+    An encoder that no stage tunes reads each text once in a process, and its own dropout does not act.
     """
 
     encoder: TextEncoder = TextEncoder(Backbone("minilm"), normalise=False)  # noqa: RUF009 - a frozen value
@@ -86,7 +88,7 @@ class TextTowersNetwork(Network):
         self.dim = model.hidden or width
         self.dense = nn.Linear(width * (1 if model.towers == "joined" else len(model.parts)), self.dim)
         self.tags = nn.Linear(self.dim, vocab.n_items)
-        self._kept: list[dict[str, Tensor]] = [{} for _ in range(copies)]
+        self._kept: list[dict[str, Tensor] | None] = [None] * copies
 
     def documents(self, batch: Batch, rng: torch.Generator | None = None) -> Tensor:
         """[B, D]: the document of each row."""
@@ -104,15 +106,16 @@ class TextTowersNetwork(Network):
 
     def _read(self, which: int, texts: tuple[str | None, ...], rng: torch.Generator | None) -> Tensor:
         """[B, E]: the vectors of one part; each different text is read once."""
-        encoder, kept = self.encoders[which], self._kept[which]
+        encoder = self.encoders[which]
         assert isinstance(encoder, Encoder)
         there = [row for row, text in enumerate(texts) if text]
         distinct = list(dict.fromkeys(text for text in texts if text))
         like = self.dense.weight
         if any(each.requires_grad for each in encoder.parameters()):
-            kept.clear()
+            self._kept[which] = None
             vectors = encoder(encoder.read(distinct), rng=rng) if distinct else like.new_zeros(0, encoder.dim)
         else:
+            kept = self._known(which)
             new = [text for text in distinct if text not in kept]
             with torch.no_grad():
                 kept.update(zip(new, encoder(encoder.read(new)).unbind(), strict=True) if new else ())
@@ -121,6 +124,16 @@ class TextTowersNetwork(Network):
         of = torch.tensor([number[text] for text in texts if text], dtype=torch.int64, device=like.device)
         out = like.new_zeros(len(texts), encoder.dim)
         return out.index_copy(0, torch.tensor(there, dtype=torch.int64, device=like.device), vectors[of].to(like))
+
+    def _known(self, which: int) -> dict[str, Tensor]:
+        """The texts that an encoder with these very weights has read in this process."""
+        kept = self._kept[which]
+        if kept is None:
+            digest = hashlib.sha256(repr(self.model.encoder).encode())
+            for tensor in self.encoders[which].state_dict().values():
+                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            kept = self._kept[which] = _memory(digest.hexdigest())
+        return kept
 
     # -- the contract ----------------------------------------------------------------------------------------------------
 
@@ -134,3 +147,9 @@ class TextTowersNetwork(Network):
 
     def score(self, batch: Batch, visible: Visibility) -> Tensor:
         return self.output().scores(self.documents(batch))
+
+
+@lru_cache(maxsize=8)
+def _memory(weights: str) -> dict[str, Tensor]:
+    """Vectors by text, of an encoder with the weights of that fingerprint; the last eight encoders are remembered."""
+    return {}
