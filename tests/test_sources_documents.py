@@ -105,3 +105,20 @@ def test_folders_that_are_no_posts(tmp_path):
     both = written(tmp_path / "c")
     pq.write_table(pa.table({"user": ["u"], "item": ["a"]}), both / "interactions.parquet")
     assert load(both).vocab.items.to_pylist() == ["a"]  # interactions beside posts are what is read, as ever
+
+
+def test_code_is_taken_out_of_the_body_of_a_dump(tmp_path):
+    dump = (
+        "<p>Why is <code>x</code> &lt; 1?</p>\n<pre class='py'><code>x = 1\nif x &lt; 2: pass\n</code></pre>"
+        "<p>And</p><pre><code>y</code></pre>"
+    )
+    bodies = [dump, "No", "a < b and c > d", None, "<b>Cups</b>"]
+    found = load(written(tmp_path / "se", body=bodies)).users
+    assert found.column("code").to_pylist() == ["x = 1\nif x < 2: pass\ny", None, None, None]
+    text = found.column("text").to_pylist()
+    assert text[0].split() == ["Why", "is", "x", "<", "1?", "And"]
+    assert text[1:] == ["a < b and c > d", None, "<b>Cups</b>"], "a body without blocks of code was changed"
+    assert "code" not in load(written(tmp_path / "plain")).users.column_names
+    told = load(written(tmp_path / "own", body=bodies, code=["z", None, None, "w", None])).users
+    assert told.column("code").to_pylist() == ["z", None, "w", None]
+    assert told.column("text").to_pylist()[0] == dump

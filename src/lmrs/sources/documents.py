@@ -1,8 +1,11 @@
 """Posts with tags (Stack Overflow, Stack Exchange): the documents are the users, the tags are the items.
 
 A question that has a tag is an event, so that recommending tags to a post is recommending items to a user without a history, and
-a split by time asks for all the tags of later posts at once. Texts stand in the table of users: `title`, `text`, and `author`,
-`site`, `score` where the file tells them. Answers are not read.
+a split by time asks for all the tags of later posts at once. Texts stand in the table of users: `title`, `text`, and `code`,
+`author`, `site`, `score` where the file tells them. Answers are not read.
+
+A body with HTML blocks of code, as in the dumps (`<pre><code>`), is taken apart: the blocks are `code`, the rest without its tags
+is `text`. Other bodies stay as they are.
 
 The file is `posts.parquet|csv|tsv` with the columns title, body, tags, created, post_id; kind (rows other than "question" are$
 out) and site are optional. Tags are a list, or text in one of the forms `<beer><hops>`, `beer|hops`.
@@ -10,6 +13,8 @@ out) and site are optional. Tags are a list, or text in one of the forms `<beer>
 
 from __future__ import annotations
 
+import html
+import re
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +37,15 @@ NAMES = {
     "tags": ("tags", "tag", "labels"),
     "title": ("title",),
     "text": ("body", "text", "description", "content"),
+    "code": ("code", "code_snippet", "snippet"),
     "time": ("created", "creation_date", "creationdate", "timestamp", "time", "date"),
     "kind": ("kind", "post_type", "posttypeid", "post_type_id"),
     "site": ("site",),
     "author": ("user_id", "owner_user_id", "owneruserid", "author"),
     "score": ("score",),
 }
+_BLOCK = re.compile(r"<pre[^>]*>\s*<code[^>]*>(.*?)</code>\s*</pre>", re.DOTALL | re.IGNORECASE)
+_TAG = re.compile(r"<[^<>]+>")
 QUESTION = ("question", "1")  # "1" is PostTypeId of the dumps
 
 
@@ -65,7 +73,7 @@ def load_documents(
         lambda aside: _build(file, name=name, aside=aside),
         name=name,
         files=[file],
-        recipe={"reader": "documents 1"},
+        recipe={"reader": "documents 2"},
         cache=cache,
         lenient=lenient,
         quarantine=quarantine,
@@ -97,7 +105,7 @@ def _build(file: Path, *, name: str, aside: Path | None) -> Dataset:
     document = documents.add(cells["id"])
     lengths = pc.list_value_length(cells["tags"]).to_numpy(zero_copy_only=False)
     given = pc.list_flatten(cells["tags"])
-    told = {part: cells[part] for part in ("title", "text", "author", "site", "score") if part in cells}
+    told = {part: cells[part] for part in ("title", "text", "code", "author", "site", "score") if part in cells}
     made, _ = assemble(
         name=name,
         user=np.repeat(document, lengths),
@@ -123,9 +131,11 @@ def _checked(
 ) -> tuple[dict[str, pa.Array | np.ndarray], np.ndarray]:
     """(cells of the good rows by part, their rows in the file); the others go to `rejects`, each with its first reason."""
     cells: dict = {part: raw.column(column).combine_chunks() for part, column in named.items()}
-    for part in ("title", "text", "site", "author"):
+    for part in ("title", "text", "code", "site", "author"):
         if part in cells:
             cells[part] = cells[part].cast(TEXT)
+    if "text" in cells and "code" not in cells:
+        cells |= _apart(cells["text"])
     ids, bad_ids = check.ids(cells["id"].cast(TEXT))
     cells["id"] = pc.binary_join_element_wise(cells["site"], ids, pa.scalar("/", TEXT)) if "site" in cells else ids
     coded = pc.fill_null(cells["id"], "").dictionary_encode().indices.to_numpy(zero_copy_only=False)
@@ -158,3 +168,15 @@ def _tags(column: pa.Array) -> pa.Array:
         column = pc.split_pattern_regex(text, r"\s*(?:>\s*<|\|)\s*")
     rows = [list(dict.fromkeys(tag.strip() for tag in tags or () if tag and tag.strip())) for tags in column.to_pylist()]
     return pa.array(rows, pa.large_list(TEXT))
+
+
+def _apart(bodies: pa.Array) -> dict[str, pa.Array]:
+    """`text`, and `code` if any of the bodies has a block of code."""
+    texts, codes = [], []
+    for body in bodies.to_pylist():
+        blocks = _BLOCK.findall(body) if body and "<pre" in body.lower() else []
+        codes.append("\n".join(html.unescape(block).strip() for block in blocks) if blocks else None)
+        texts.append(html.unescape(_TAG.sub(" ", _BLOCK.sub(" ", body))).strip() if blocks else body)
+    if not any(codes):
+        return {"text": bodies}
+    return {"text": pa.array(texts, TEXT), "code": pa.array(codes, TEXT)}
