@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmrs import biases, models, objectives, views
+from lmrs.cli import run
 from lmrs.errors import DataError
 from lmrs.language import Backbone
 from lmrs.models.network import Scorer
@@ -165,3 +168,18 @@ def test_rank_correlation_is_pearson_of_mean_ranks(a: list[int], data) -> None:
     else:
         assert rho == pytest.approx(np.corrcoef(ranks(a), ranks(b))[0, 1], abs=1e-9)
         assert biases.rank_correlation(-np.array(a, float), np.array(b, float)) == pytest.approx(-rho)
+
+
+def test_the_command_tells_the_biases_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "run")
+    assert run(["fit", "popularity", "--data", "synthetic:users=40,items=30", "--out", out, "--quiet"]) == 0
+    capsys.readouterr()
+    assert run(["biases", out, "--queries", "20", "--candidates", "9"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("20 queries, 9 drawn items each; titles in words")
+    assert "popularity +1.000 [+1.000, +1.000]  rank correlation of the score with the training events" in told
+    assert run(["biases", out, "--json", "--queries", "5"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["queries"], found["biases"]["first"]["mean"]) == (5, 1.0)
+    assert run(["biases", str(tmp_path / "nowhere")]) == 1
+    assert "nowhere" in capsys.readouterr().err

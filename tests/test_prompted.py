@@ -204,7 +204,7 @@ def test_each_way_of_reading_names_the_objective_that_goes_with_it() -> None:
 
 
 def test_unknown_columns_are_told() -> None:
-    with pytest.raises(ContractError, match=r"needed columns history, history.NAME, .* got histroy"):
+    with pytest.raises(ContractError, match=r"needed columns history, liked, disliked and candidate.* got histroy"):
         network("{list histroy}")
     with pytest.raises(DataError, match=r"needed an item column or attribute 'gendres', got none; did you mean genres"):
         network('{list history item="{title} {gendres}"}')

@@ -20,7 +20,7 @@ from lmrs.objectives import Objective
 from lmrs.split import Queries
 from lmrs.statistics import bootstrap_mean
 from lmrs.tasks.ranking import scores
-from lmrs.views import ItemSequence, Rows
+from lmrs.views import Rows, View
 from lmrs.vocab import Vocab
 
 ABOUT = {
@@ -63,7 +63,7 @@ class Biases:
 def measure(
     scorer: Scorer,
     objective: Objective | None,
-    view: ItemSequence,
+    view: View,
     queries: Queries,
     vocab: Vocab,
     *,

@@ -8,6 +8,7 @@ import sys
 import click
 
 from lmrs import __version__
+from lmrs.cli.biases import biases
 from lmrs.cli.compare import compare
 from lmrs.cli.data import data
 from lmrs.cli.demo import demo
@@ -42,7 +43,7 @@ def lmrs(debug: bool) -> None:
     """Language-modelling recommenders: fit, evaluate, compare, recommend."""
 
 
-for _command in (demo, data, models, systems, fit, evaluate, compare, recommend, explain, prompt):
+for _command in (demo, data, models, systems, fit, evaluate, compare, recommend, explain, prompt, biases):
     lmrs.add_command(_command)
 
 
