@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -84,3 +85,18 @@ def test_texts_that_share_a_hash_are_told_apart(monkeypatch) -> None:
     found, text = numbered(values, [3, 50], pa.large_string())
     assert found == [n % 40 for n in range(100)]
     assert text == list(dict.fromkeys(values))
+
+
+@given(st.lists(st.text(alphabet="ab1é", max_size=4), unique=True), st.lists(st.none() | st.text(alphabet="ab1é", max_size=4)))
+def test_items_are_found_by_their_ids(items: list[str], asked: list[str | None]) -> None:
+    known = Vocab(pa.array(items, pa.large_string()))
+    wanted = [items.index(each) if each in items else -1 for each in asked]
+    assert known.item_numbers(asked).tolist() == wanted
+    assert known.item_numbers(pa.array(asked, pa.string())).tolist() == wanted
+
+
+def test_items_whose_ids_share_a_hash_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = vocab._hashes
+    monkeypatch.setattr(vocab, "_hashes", lambda texts, factor: plain(texts, factor) % 3)
+    known = Vocab(pa.array([f"i{n}" for n in range(20)], pa.large_string()))
+    assert known.item_numbers(["i7", "i0", "no", "i19"]).tolist() == [7, 0, -1, 19]

@@ -165,7 +165,8 @@ class Recommender:
         out: list[Recommendations] = []
         for begin in range(0, len(histories), _BLOCK):
             texts = [_texts(history) for history in histories[begin : begin + _BLOCK]]
-            numbers = [self.vocab.item_numbers(each) for each in texts]
+            ends = np.cumsum([len(each) for each in texts])
+            numbers = np.split(self.vocab.item_numbers([text for each in texts for text in each]), ends[:-1])
             when = None
             if times is not None:
                 moments = [_moments(each, text) for each, text in zip(times[begin : begin + _BLOCK], texts, strict=True)]

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from lmrs.errors import DataError, did_you_mean
 
 BLOCK = 1 << 15  # texts that a Numbering keeps in one array
+_FACTOR = 0x9E3779B97F4A7C15  # of the hash of texts; odd
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +75,7 @@ class Numbering:
     def __init__(self) -> None:
         self._texts: list[pa.Array] = []  # texts in the order of their numbers, BLOCK in each array but the last
         self._keys, self._places = np.zeros(0, np.int64), np.zeros(0, np.int32)  # integers, rising, and their numbers
-        self._factor = 0x9E3779B97F4A7C15  # of the hash of texts; odd
+        self._factor = _FACTOR
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -219,8 +220,30 @@ class Vocab:
 
     def item_numbers(self, ids: list[str] | pa.Array) -> np.ndarray:
         """int64 numbers of the given item ids; -1 for ids that are not in the catalogue."""
-        found = pc.index_in(pa.array(ids, self.items.type), value_set=self.items)
-        return pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+        asked = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
+        asked = (asked if isinstance(asked, pa.Array) else pa.array(asked, pa.large_string())).cast(pa.large_string())
+        if not len(asked) or not self.n_items:
+            return np.full(len(asked), -1, np.int64)
+        keys, places = self._places
+        number = places[np.minimum(np.searchsorted(keys, _hashes(asked, _FACTOR)), len(keys) - 1)]
+        same = pc.fill_null(pc.equal(self.items.take(pa.array(number)).cast(pa.large_string()), asked), False)
+        found = np.where(same.to_numpy(zero_copy_only=False), number, -1)
+        if self._clash and (found < 0).any():  # two ids share a hash: the slow way finds either
+            slow = pc.index_in(asked, value_set=self.items.cast(pa.large_string()))
+            return pc.fill_null(slow, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+        return found
+
+    @cached_property
+    def _places(self) -> tuple[np.ndarray, np.ndarray]:
+        """(hashes of the item ids, rising; int64 numbers of those items): a few ids are found without a table of all."""
+        keys = _hashes(self.items.cast(pa.large_string()), _FACTOR)
+        order = np.argsort(keys, kind="stable")
+        return keys[order], order
+
+    @cached_property
+    def _clash(self) -> bool:
+        keys, _ = self._places
+        return bool((keys[1:] == keys[:-1]).any())
 
     def user_numbers(self, ids: list[str] | pa.Array) -> np.ndarray:
         """int64 numbers of the given user ids; -1 for unknown ones."""
