@@ -50,7 +50,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "tallrec": {"backbone": "tiny-causal", "max_len": 3, "epochs": 1},
     "language": {"backbone": "tiny-causal", "max_len": 3, "epochs": 1, "strategy": "fixed-model prompt tuning"},
 }  # fmt: skip
-NAMES = tuple(CATALOGUE)
+# Systems whose questions are records need data that has them: their own conformance cases ask the same of them.
+NAMES = tuple(name for name, make in CATALOGUE.items() if not isinstance(make().task, tasks.RecordTask))
 
 
 @cache

@@ -1,0 +1,263 @@
+"""News: does a language model pay that learns from clicks? Which prompts do, and several together?
+
+    python -m studies.news [texts] [prompts] [--seed N]
+
+The data is `synthetic_news`, whose ceiling is known: the real logs at hand lack the texts. One word in six of a title tells its
+topic, so that a vector of the whole title says little. Two questions:
+
+texts: the same reader over texts that are read by a frozen language model, by one whose last two layers learn (PLM-NR), and by
+that one with cached vectors; a click network on frozen vectors (PREC) with and without a pre-trained reader; popularity. Needs
+the backbone minilm.
+
+prompts: Prompt4NR's discrete, continuous and hybrid templates, alone and together, with all training impressions and with those
+of every fifth reader. No small masked language model is at hand, so a stage before the first one makes one: a BERT of two layers
+of width 64 over the words of the titles, taught to fill in words of titles and of histories of training impressions.
+
+AUC by impression on the test part; differences are paired by impression (randomisation test, Holm within a question).
+Result: studies/results/news.{json,md}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lmrs import __version__, models, systems
+from lmrs.dataset import Dataset
+from lmrs.fit import Fitted, fit
+from lmrs.measures import AUC, MINDMRR, NDCG
+from lmrs.models.network import Scorer
+from lmrs.progress import Reporter
+from lmrs.records import Impressions
+from lmrs.sources import news_ceiling, synthetic_news
+from lmrs.split import Split, Train, by_time, fewer
+from lmrs.statistics import holm, seeds_difference, sign_flip_test
+from lmrs.system import System
+from lmrs.systems.prompt4nr import TEMPLATES, prompt4nr
+from lmrs.tasks import Clicks
+from lmrs.views import Impressions as Shown
+
+RESULTS = Path(__file__).parent / "results"
+MEASURES = (AUC(), MINDMRR(), NDCG(5), NDCG(10))
+KINDS, ASKED = ("discrete", "continuous", "hybrid"), ("action", "utility")
+SINGLE = [f"{kind}-{each}" for kind in KINDS for each in ASKED]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("questions", nargs="*", default=["texts", "prompts"], help="texts, prompts or both")
+    parser.add_argument("--seed", type=int, default=0)
+    a = parser.parse_args()
+    made = synthetic_news(readers=400, articles=160, impressions=4, history=6, fresh=60, title=6, purity=0.05)
+    split = by_time(made, valid_from=0.75, test_from=0.85)
+    with Reporter() as reporter:
+        for question in a.questions:
+            arms: dict[str, dict] = {}
+            if question == "texts":
+                texts(arms, split, a.seed, reporter)
+            else:
+                with tempfile.TemporaryDirectory() as folder:
+                    pretrained(Path(folder), made, split, a.seed)
+                    prompts(arms, split, Path(folder), a.seed, reporter)
+            keep(question, arms, split, a.seed)
+
+
+# -- the first question ----------------------------------------------------------------------------------------------------
+
+
+def texts(arms: dict[str, dict], split: Split, seed: int, reporter: Reporter) -> None:
+    popular = models.Popularity().build(replace(split.dataset.vocab, counts=split.train.counts()))
+    popular.estimate(split.train)
+    arms["popularity"] = judged(popular, None, split, Clicks(Shown(max_len=6)), 0.0)
+    reader = {"max_len": 6, "query": 64, "batch_size": 128, "patience": None}
+    tower = {**reader, "text_heads": 8, "text_width": 16, "epochs": 16, "lr": 4e-4, "layers": 4}
+    options: dict[str, System] = {
+        "PLM-NR, last two layers": systems.plm_nr(**tower),
+        "PLM-NR, cached for 8 steps": systems.plm_nr(**tower, policy="cached", staleness=8),
+        "same reader, frozen": systems.plm_nr(**reader, policy="frozen", pooling="mean", layers=6, epochs=40, lr=1e-3),
+        "PREC": systems.prec(max_len=6, texts=("title",), pretrain_epochs=20, epochs=20, patience=None),
+        "PREC without reader's pre-training": systems.prec(max_len=6, texts=("title",), pretrain=False, epochs=20, patience=None),
+    }
+    for name, system in options.items():
+        fitted = fit(system, split, seed=seed, reporter=reporter)
+        arms[name] = judged(fitted.scorer, fitted.objective, split, system.task, fitted.cpu_seconds)
+
+
+def judged(scorer: Scorer, objective, split: Split, task, seconds: float) -> dict:
+    with torch.no_grad():
+        vocab = replace(split.dataset.vocab, counts=split.train.counts(), catalogue=split.dataset.items)
+        found = task.judge(scorer, objective, task.rows(split.test), vocab, measures=MEASURES, seed=0)
+    print(f"AUC {np.mean(found.values['AUC']):.4f}", flush=True)
+    return {"values": found.values, "seconds": seconds}
+
+
+# -- the second question ---------------------------------------------------------------------------------------------------
+
+
+def prompts(arms: dict[str, dict], split: Split, backbone: Path, seed: int, reporter: Reporter) -> None:
+    options = {
+        "backbone": str(backbone),
+        "head": "trained",
+        "max_len": 4,
+        "context": 128,
+        "lr": 1e-3,
+        "epochs": 3,
+        "unclicked": 1,
+    }
+    together_of = {**{f"both {kind}": [f"{kind}-{each}" for each in ASKED] for kind in KINDS}, "all six": SINGLE}
+    for size, part in (("all", fewer(split, valid=60)), ("a fifth", a_fifth(fewer(split, valid=60)))):
+        found: dict[str, Fitted] = {}
+        for name in SINGLE:
+            system = prompt4nr(**options, templates=(name,), patience=None)
+            fitted = found[name] = fit(system, part, seed=seed, reporter=reporter)
+            arms[f"{name}, {size}"] = judged(fitted.scorer, fitted.objective, split, system.task, fitted.cpu_seconds)
+        for label, names in together_of.items():
+            system = prompt4nr(**options, templates=tuple(names))
+            assert isinstance(system.model, models.Ensemble)
+            together = system.model.build(found[names[0]].vocab)
+            for member, each in zip(together.members, names, strict=True):
+                member.load_state_dict(found[each].scorer.state_dict())
+            seconds = sum(found[each].cpu_seconds for each in names)
+            arms[f"{label}, {size}"] = judged(together, system.stages[-1].objective, split, system.task, seconds)
+
+
+def a_fifth(split: Split) -> Split:
+    """The same split where the clicks of four readers in five are not to be learnt from."""
+    data = split.dataset
+    stop = np.where(np.arange(data.n_users) % 5 == 0, split.train.stop, split.train.start)
+    return replace(split, train=Train(data, stop))
+
+
+def pretrained(folder: Path, made: Dataset, split: Split, seed: int) -> None:
+    """Writes a small masked language model of the words of the titles and templates."""
+    from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
+    from tokenizers import models as kinds
+    from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+    titles = made.titles(np.arange(made.n_items))
+    written = " ".join([*titles, *TEMPLATES.values(), "yes no good bad ; . , ? : '"]).lower()
+    cutter = pre_tokenizers.BertPreTokenizer()
+    words = sorted({word for word, _ in cutter.pre_tokenize_str(written)})
+    marks = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    engine = Tokenizer(kinds.WordLevel({word: at for at, word in enumerate([*marks.values(), *words])}, unk_token="[UNK]"))
+    engine.normalizer, engine.pre_tokenizer = normalizers.Lowercase(), cutter
+    engine.add_special_tokens([AddedToken(mark, normalized=False, special=True) for mark in marks.values()])
+    fast = PreTrainedTokenizerFast(tokenizer_object=engine, model_max_length=128, **marks)
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=len(fast), hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256,
+        max_position_embeddings=128,
+    )  # fmt: skip
+    model = BertForMaskedLM(config).train()
+    log = Impressions.of(made.records["impressions"])
+    known = np.flatnonzero(log.known(split.train.stop))
+    read = ["; ".join(titles[item] for item in log.row(at)[0][-4:]) for at in known] + titles
+    rng = np.random.default_rng([seed, 3])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for step in range(1000):
+        some = [read[at] for at in rng.integers(0, len(read), 32)]
+        ids = fast(some, return_tensors="pt", padding=True)
+        plain = ids.input_ids > 4
+        hidden = plain & (torch.from_numpy(rng.random(plain.shape)) < 0.2)
+        inputs = ids.input_ids.masked_fill(hidden, fast.mask_token_id)
+        states = model.bert(inputs, attention_mask=ids.attention_mask).last_hidden_state[hidden]
+        loss = torch.nn.functional.cross_entropy(model.cls(states), ids.input_ids[hidden])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step % 250 == 0 or step == 999:
+            print(f"masked words, step {step}: loss {float(loss.detach()):.3f}", flush=True)
+    model.eval().save_pretrained(folder)
+    fast.save_pretrained(folder)
+
+
+# -- the report --------------------------------------------------------------------------------------------------------------
+
+PAIRS = {
+    "texts": [
+        ("PLM-NR, last two layers", "same reader, frozen"),
+        ("PLM-NR, last two layers", "PREC"),
+        ("PLM-NR, last two layers", "PLM-NR, cached for 8 steps"),
+        ("PREC", "PREC without reader's pre-training"),
+        ("same reader, frozen", "popularity"),
+        ("PREC", "popularity"),
+    ],
+    "prompts": [
+        pair
+        for size in ("all", "a fifth")
+        for pair in (
+            (f"both hybrid, {size}", f"both continuous, {size}"),
+            (f"both continuous, {size}", f"both discrete, {size}"),
+            (f"all six, {size}", f"BEST, {size}"),
+        )
+    ],
+}
+
+
+def keep(question: str, arms: dict[str, dict], split: Split, seed: int) -> None:
+    """The answer to one question, beside what was found on the other."""
+    rows = Clicks(Shown(max_len=6)).rows(split.test).which
+    found = []
+    for one, other in PAIRS[question]:
+        if other.startswith("BEST"):  # the best single template of the test part: no easier one to beat
+            size = other.partition(", ")[2]
+            other = max((f"{name}, {size}" for name in SINGLE), key=lambda name: arms[name]["values"]["AUC"].mean())
+        x, y = (arms[name]["values"]["AUC"] for name in (one, other))
+        gain = seeds_difference(x[None], y[None], seed=0)
+        p = sign_flip_test(x, y, seed=0)
+        found.append({"one": one, "other": other, "gain": [gain.mean, gain.low, gain.high], "p": p})
+    for row, p in zip(found, holm(np.array([row["p"] for row in found])), strict=True):
+        row["p_holm"] = float(p)
+    file = RESULTS / "news.json"
+    told = json.loads(file.read_text()) if file.exists() else {}
+    told |= {
+        "data": split.dataset.about["newsroom"],
+        "training_events": split.train.n_events,
+        "test_impressions": len(rows),
+        "ceiling": {name: float(values[rows].mean()) for name, values in news_ceiling(split.dataset).items()},
+        "version": __version__,
+        question: {
+            "seed": seed,
+            "arms": {
+                name: {**{key: float(np.mean(each)) for key, each in arm["values"].items()}, "cpu_seconds": arm["seconds"]}
+                for name, arm in arms.items()
+            },
+            "differences": found,
+        },
+    }
+    file.write_text(json.dumps(told, indent=1) + "\n")
+    lines = [
+        "# News: what learns from clicks, and how it is asked",
+        "",
+        f"`synthetic_news`, {len(rows):,} test impressions of ten news. Made by `python -m studies.news`.",
+    ]
+    for name in PAIRS:
+        if name in told:
+            lines += ["", f"## {name.capitalize()} (seed {told[name]['seed']})", "", *table(told[name], told["ceiling"])]
+    (RESULTS / "news.md").write_text("\n".join(lines) + "\n")
+
+
+def table(told: dict, ceiling: dict[str, float]) -> list[str]:
+    names = [str(each) for each in MEASURES]
+    lines = [
+        f"| arm | {' | '.join(names)} | CPU seconds of fit |",
+        "|---|---|---|---|---|---|",
+        "| ceiling of those who know the history | " + " | ".join(f"{ceiling[name]:.4f}" for name in names) + " | |",
+    ]
+    for name, arm in told["arms"].items():
+        lines.append(f"| {name} | " + " | ".join(f"{arm[each]:.4f}" for each in names) + f" | {arm['cpu_seconds']:.0f} |")
+    lines += ["", "| AUC of | less that of | difference | p (Holm) |", "|---|---|---|---|"]
+    for row in told["differences"]:
+        mean, low, high = row["gain"]
+        lines.append(f"| {row['one']} | {row['other']} | {mean:+.4f} [{low:+.4f}, {high:+.4f}] | {row['p_holm']:.4f} |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
