@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from lmrs import models, objectives, systems, tasks, views
 from lmrs.batch import Batch
+from lmrs.cli import run
 from lmrs.compare import compare
 from lmrs.errors import ContractError, DataError, UserError
 from lmrs.evaluate import evaluate
@@ -468,3 +471,48 @@ def test_leave_one_out_gives_impressions_too() -> None:
     rows = tasks.Clicks().rows(split.sealed_test)
     assert sorted(rows.user.tolist()) == list(range(14))
     assert (rows.log.stop[rows.which] == split.sealed_test.target).all()
+
+
+# -- the command line ------------------------------------------------------------------------------------------------------
+
+
+def mind(folder: Path) -> Path:
+    """The tiny log as MIND writes it."""
+    folder.mkdir()
+    data = news().dataset
+    log, ids = tasks.Clicks().rows(news().sealed_test).log, data.vocab.items.to_pylist()
+    lines = []
+    for at in range(len(log)):
+        history, shown, clicked = log.row(at)
+        when = datetime.fromtimestamp(log.time[at] / 1e6, tz=UTC).strftime("%m/%d/%Y %I:%M:%S %p")
+        flags = " ".join(f"{ids[item]}-{int(flag)}" for item, flag in zip(shown, clicked, strict=True))
+        lines.append("\t".join([str(at), f"U{log.user[at]}", when, " ".join(ids[item] for item in history), flags]))
+    (folder / "behaviors.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    titles = data.titles(np.arange(data.n_items))
+    rows = ["\t".join([id_, "news", "plain", title, "", "", "[]", "[]"]) for id_, title in zip(ids, titles, strict=True)]
+    (folder / "news.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder
+
+
+def test_a_folder_of_mind_from_fit_to_recommend(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, one, two = str(mind(tmp_path / "mind")), str(tmp_path / "one"), str(tmp_path / "two")
+    dates = ["--split", "time", "--valid-from", "2023-11-18", "--test-from", "2023-11-19"]
+    sets = {
+        one: ["plm-nr", *(f"{name}={value}" for name, value in small(tuned=1).items())],
+        two: [
+            "prec",
+            *(f"{name}={value}" for name, value in {**PREC, "texts": "title", "epochs": 1, "pretrain_epochs": 1}.items()),
+        ],
+    }
+    for out, (system, *pairs) in sets.items():
+        options = [each for pair in pairs for each in ("--set", pair)]
+        assert run(["fit", system, "--data", data, *dates, "--out", out, "--quiet", *options]) == 0, capsys.readouterr().err
+    capsys.readouterr()
+    assert run(["evaluate", one, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["measures"]) == {"AUC", "MINDMRR", "NDCG@5", "NDCG@10"}
+    assert found["protocol"]["candidates"] == "the items that were shown"
+    assert run(["compare", one, two, "--measure", "AUC", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["measure"] == "AUC"
+    assert run(["recommend", one, "--history", "N1,N2", "-k", "3"]) == 0
+    assert run(["fit", "plm-nr", "--data", data, "--out", str(tmp_path / "three"), "--set", "measure=RMSE"]) == 1
