@@ -10,8 +10,8 @@ that one with cached vectors; a click network on frozen vectors (PREC) with and 
 the backbone minilm.
 
 prompts: Prompt4NR's discrete, continuous and hybrid templates, alone and together, with the training impressions of every second
-and of every eighth reader. No small masked language model is at hand, so a stage before the first one makes one: a BERT of two layers
-of width 64 over the words of the titles, taught to fill in words of titles and of histories of training impressions.
+and of every eighth reader. No small masked language model is at hand, so a stage before the first one makes one: a BERT of two
+layers of width 64 over the words of the titles, taught to fill in words of titles and of histories of training impressions.
 
 AUC by impression on the test part; differences are paired by impression (randomisation test, Holm within a question).
 Result: studies/results/news.{json,md}.

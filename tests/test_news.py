@@ -345,9 +345,11 @@ def test_stale_vectors_teach_less_but_rank_with_the_present_weights() -> None:
         objectives.Shown().charge(network, None, batch, vocab, None)["shown"].backward()
         assert (weight.grad is not None and bool(weight.grad.any())) == fresh
     with torch.no_grad():
-        weight += 0.5
         asked = tiny.marked(batch)
+        before = network.score_among(asked, Full(), batch.rows["candidates"])
+        weight += 0.5
         now = network.score_among(asked, Full(), batch.rows["candidates"])
+        assert not torch.allclose(now, before, atol=1e-3)
         joint = built(replace(about, policy=Joint()), split.train)
         joint.load_state_dict({k: v for k, v in network.state_dict().items() if k in joint.state_dict()})
         assert torch.allclose(now, joint.score_among(asked, Full(), batch.rows["candidates"]), atol=1e-12)
