@@ -6,6 +6,7 @@ positions). `negatives` says what must be drawn for it (None: the whole catalogu
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmrs.negatives import Drawn, Negatives, Uniform
+
+_LOG2_E = math.log2(math.e)
 
 
 class Output(NamedTuple):
@@ -47,31 +50,33 @@ class _FullSoftmax(torch.autograd.Function):
         grad_states = torch.empty_like(states) if need_states else None
         grad_table = torch.zeros_like(table) if need_table else None
         grad_bias = torch.zeros_like(bias) if bias is not None and need_bias else None
-        buffer = states.new_empty(min(block, rows), items)
-        transposed = table.t()
-        # d cost / d logits = exp(logits - top) / mass - (1 - smoothing) onehot - smoothing / V. The division by the mass and the
-        # two last terms act on the small side of the products, so the buffer is passed over as few times as possible.
+        buffer = states.new_empty(items * min(block, rows))
+        # Scores are made in base 2, because exp2 takes a third of the time of exp, and items by rows, because the product of the
+        # table with a narrow matrix is faster than its transpose. d cost / d logits = exp(logits - top) / mass
+        # - (1 - smoothing) onehot - smoothing / V: the division by the mass and the two last terms act on the small side of the
+        # products, so the buffer is passed over as few times as possible.
+        scaled = states * _LOG2_E
+        offset = None if bias is None else (bias * _LOG2_E)[:, None]
         for begin in range(0, rows, block):
-            part = states[begin : begin + block]
-            want = target[begin : begin + block, None]
-            logits = buffer[: len(part)]
-            if bias is None:
-                torch.mm(part, transposed, out=logits)
+            part, want = states[begin : begin + block], target[begin : begin + block]
+            logits = buffer[: items * len(part)].view(items, len(part))
+            if offset is None:
+                torch.mm(table, scaled[begin : begin + block].t(), out=logits)
             else:
-                torch.addmm(bias, part, transposed, out=logits)
-            cost = -(1 - smoothing) * logits.gather(1, want)
+                torch.addmm(offset, table, scaled[begin : begin + block].t(), out=logits)
+            cost = -(1 - smoothing) * logits.gather(0, want[None])[0]
             if smoothing:
-                cost -= smoothing * logits.mean(1, keepdim=True)
-            top = logits.amax(1, keepdim=True)
-            logits.sub_(top).exp_()
-            mass = logits.sum(1, keepdim=True)
-            total += (cost + mass.log() + top).sum(dtype=torch.float64)
+                cost -= smoothing * logits.mean(0)
+            top = logits.amax(0)
+            logits.sub_(top).exp2_()
+            mass = logits.sum(0)
+            total += ((cost + top) / _LOG2_E + mass.log()).sum(dtype=torch.float64)
             if grad_states is not None:
-                torch.mm(logits, table, out=grad_states[begin : begin + block]).div_(mass)
+                torch.mm(logits.t(), table, out=grad_states[begin : begin + block]).div_(mass[:, None])
             if grad_table is not None:
-                grad_table.addmm_(logits.t(), part / mass)
+                grad_table.addmm_(logits, part / mass[:, None])
             if grad_bias is not None:
-                grad_bias.addmv_(logits.t(), mass.reciprocal()[:, 0])
+                grad_bias.addmv_(logits, mass.reciprocal())
         if grad_states is not None:
             grad_states.sub_(table[target], alpha=1 - smoothing)
             if smoothing:
