@@ -188,7 +188,7 @@ def test_the_charge_is_a_cross_entropy_for_each_type_of_token() -> None:
     net = network()
     batch = histories([0, 1, 0], [2])
     path = torch.tensor([[0, 2, 4, 3, 1], [2, 5, 5, 4, 1]])
-    batch.rows["path"] = path
+    batch.rows["path"], batch.extra["graph"] = path, net.graph.size
     objective = objectives.PathTokens()
     assert objective.counts(batch) == {"entity": 6, "relation": 4}
     found = objective.charge(net, None, batch, net.vocab, None)
@@ -240,6 +240,10 @@ def test_parts_that_do_not_fit_are_told() -> None:
     made = systems.plm_rec()
     with pytest.raises(ContractError, match=r"needed \['path'\] for objective PathTokens"):
         replace(made, stages=(replace(made.stages[0], view=views.ItemSequence()),))
+    for wrong in ({"hops": 5}, {"knowledge": Knowledge(least=1)}):
+        view = replace(made.stages[0].view, **wrong)
+        with pytest.raises(ContractError, match=r"give views\.Paths the knowledge and the hops"):
+            fit(replace(made, stages=(replace(made.stages[0], view=view),)), planted(), seed=0, execution=Execution(device="cpu"))
     with pytest.raises(ContractError, match=r"needed models\.PathLM for PathTokens"):
         fit(replace(made, model=models.Transformer()), planted(), seed=0, execution=Execution(device="cpu"))
 
@@ -333,3 +337,23 @@ def test_walks_are_exact_sums_over_walks() -> None:
     for item in range(MAKERS * EACH):
         wanted = np.mean([np.mean([(item in each) / len(each) for each in events if own in each]) for own in (0, 1)])
         assert abs(float(found[item]) - wanted) < 1e-6, item
+
+
+def test_new_items_are_reached_over_what_is_known_of_them_and_not_freely() -> None:
+    """Nobody has the last film of each maker: only the graph tells of it. It should rank among the films of its maker."""
+    known = planted()
+    rng = np.random.default_rng(3)
+    rows = [rng.permutation(EACH - 1)[:5] + EACH * (user % MAKERS) for user in range(90)]
+    split = leave_one_out(replace(known.dataset, item=np.concatenate(rows).astype(np.int32)))
+    fitted = fit(systems.plm_rec(**LEARN, epochs=10, batch_size=32, every=10), split, seed=0, execution=Execution(device="cpu"))
+    assert isinstance(fitted.scorer, PathNetwork)
+    new = torch.arange(MAKERS) * EACH + EACH - 1
+    place = {}
+    for decoding in ("constrained", "free"):
+        fitted.scorer.model = replace(fitted.scorer.model, decoding=decoding)
+        batch = histories(*([maker * EACH, maker * EACH + 1] for maker in range(MAKERS)))
+        scores = fitted.scorer.score(batch, Causal())
+        wanted = scores.gather(1, new[batch.rows["example"]][:, None])
+        place[decoding] = float((scores > wanted).sum(1).float().mean())
+    assert place["constrained"] < 10, f"rank {place['constrained']} of {MAKERS * EACH}"
+    assert place["free"] > MAKERS * EACH / 2, "the softmax over all nodes has learned that nobody has it"

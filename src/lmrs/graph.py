@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 
 from lmrs.errors import CheckpointError, ContractError, DataError, did_you_mean
 from lmrs.files import write_atomic
@@ -96,6 +97,11 @@ class Graph:
     def first_user(self) -> int:
         """The node of user 0."""
         return self.n_items + len(self.entities)
+
+    @property
+    def size(self) -> torch.Tensor:
+        """int64[3]: nodes, relations, edges: what tells two graphs apart."""
+        return torch.tensor([self.n_nodes, self.n_relations, len(self.head)])
 
     # -- edges -----------------------------------------------------------------------------------------------------------
 

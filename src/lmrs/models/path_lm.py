@@ -34,7 +34,8 @@ class PathLM(Model):
 
     A causal transformer (pre-norm) over the tokens user, A, r, e, r', ... of a path that ends in an item; token, place and type
     embeddings are added. score(item) = log of the summed probability of the paths to it, over those that keep to the `beams` most
-    likely beginnings. Items that no such path reaches follow below all others, by training popularity.
+    likely beginnings. Items that no such path reaches follow below all others, by training popularity. An item without training
+    events is reached over what the graph tells of it; free, it comes last, for the softmax has learned that nobody has it.
 
     The user is a token of the paper. Here it is the mean of the vectors of the items that the user had, weighted by a learned
     weight for each place from the end; so users who were not there in training are read like others.

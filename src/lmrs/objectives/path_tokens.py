@@ -42,7 +42,13 @@ class PathTokens(LookingBack):
     ) -> dict[str, Tensor]:
         if not isinstance(network, PathNetwork):
             raise ContractError(needed="models.PathLM for PathTokens", came=type(network).__name__)
-        path = prepared.rows["path"]
+        path, size = prepared.rows["path"], 2 * network.model.hops - 1
+        if path.shape[1] != size or prepared.extra["graph"].tolist() != network.graph.size.tolist():
+            raise ContractError(
+                needed=f"paths of {network.model.hops} hops over the graph of the model",
+                came=f"{path.shape[1] // 2 + 1} hops, over {'the same' if path.shape[1] != size else 'another'}",
+                remedy="give views.Paths the knowledge and the hops of models.PathLM",
+            )
         states = network.along(network.users(prepared, prepared.last), path[:, :-1], rng)
         found = {}
         for part, output, first in (("entity", network.entities(), 0), ("relation", network.kinds(), 1)):

@@ -19,12 +19,13 @@ ROUNDS = 8
 
 @dataclass(frozen=True, eq=False)
 class PathRows(Rows):
-    """Rows with a path each. path: int64[R, 2 hops - 1]: an own item, then relation and node in turn (`Graph` numbers both)."""
+    """Rows with a path each. path: int64[R, 2 hops - 1]: an own item, then relation and node in turn, as `graph` numbers them."""
 
     path: np.ndarray
+    graph: Graph
 
     def take(self, which: np.ndarray) -> PathRows:
-        return PathRows(self.dataset, self.user[which], self.start[which], self.stop[which], self.path[which])
+        return PathRows(self.dataset, self.user[which], self.start[which], self.stop[which], self.path[which], self.graph)
 
     def __repr__(self) -> str:
         return f"<PathRows: {len(self):,} paths of {self.dataset.name}>"
@@ -81,7 +82,7 @@ class Paths:
             kept = nth < wanted[owner]
             found.append(tried.take(np.flatnonzero(kept)))
             wanted = wanted - np.bincount(owner[kept], minlength=len(users))
-        whole = _joined(found, train, self.hops)
+        whole = _joined(found, train, graph, self.hops)
         return whole.take(np.argsort(whole.user, kind="stable"))
 
     def _tried(self, graph: Graph, train: Train, user: np.ndarray, first: _First, rng: np.random.Generator) -> PathRows:
@@ -97,14 +98,16 @@ class Paths:
         if self.horizon is not None:
             good &= met < moment + self.horizon
         path = np.concatenate([begun[:, None], walked], 1)[good]
-        return PathRows(train.dataset, user[good], start[good], moment[good], path)
+        return PathRows(train.dataset, user[good], start[good], moment[good], path, graph)
 
     def collate(self, rows: Rows) -> Batch:
-        """The pasts as `item` and `position`, with `user` and (if the rows have them) `path` int64[B, 2 hops - 1] beside."""
+        """The pasts as `item` and `position`, with `user` and (if the rows have them) `path` int64[B, 2 hops - 1] beside, and in
+        `extra` the size of the `graph`."""
         batch = self._histories.collate(rows)
         if not isinstance(rows, PathRows):
             return batch
-        return replace(batch, rows={**batch.rows, "path": torch.from_numpy(rows.path)[batch.rows["example"]]})
+        path = torch.from_numpy(rows.path)[batch.rows["example"]]
+        return replace(batch, rows=batch.rows | {"path": path}, extra=batch.extra | {"graph": rows.graph.size})
 
     def asked(self, rows: Rows, *, asks: int) -> Rows:
         return self._histories.asked(rows, asks=asks)
@@ -129,10 +132,10 @@ class _First:
         return np.where(self.keys[at] == wanted, self.places[at], -1)
 
 
-def _joined(parts: list[PathRows], train: Train, hops: int) -> PathRows:
+def _joined(parts: list[PathRows], train: Train, graph: Graph, hops: int) -> PathRows:
     none = np.zeros(0, np.int64)
-    parts = [PathRows(train.dataset, none, none, none, np.zeros((0, 2 * hops - 1), np.int64)), *parts]
+    parts = [PathRows(train.dataset, none, none, none, np.zeros((0, 2 * hops - 1), np.int64), graph), *parts]
     user, start, stop, path = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("user", "start", "stop", "path")
     )
-    return PathRows(train.dataset, user, start, stop, path)
+    return PathRows(train.dataset, user, start, stop, path, graph)
