@@ -1,27 +1,35 @@
-"""Run every benchmark, one fresh process each: `python -m benchmarks [NAME ...]`.
+"""Run benchmarks, one fresh process each, and write docs/performance.md: `python -m benchmarks [NAME ...] [--data-root FOLDER]`.
 
-Machines are shared and noisy: read the ratios, which are taken side by side, not the absolute figures.
+Machines are shared and noisy: read the ratios, which are taken side by side, not the absolute figures. Those on real histories
+need a folder with ml-100k, ml-1m and amazon-beauty; without one they say so and leave the figures that are there. Peers:
+`python -m benchmarks.peers install all`.
 """
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 
-ALL = ("training", "loss", "measures", "prepare", "checkpoint", "candidates", "beam", "encoding")
+ON_DATA = ("rate", "ranking")
+ALL = ("training", *ON_DATA, "serving", "loss", "measures", "prepare", "checkpoint", "candidates", "beam", "encoding")
 
 
 def main() -> int:
-    names = sys.argv[1:] or ALL
-    unknown = [name for name in names if name not in ALL]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ALL)}; all if none is named")
+    parser.add_argument("--data-root")
+    given = parser.parse_args()
+    unknown = [name for name in given.names if name not in ALL]
     if unknown:
         print(f"no benchmark {', '.join(unknown)}; there are {', '.join(ALL)}", file=sys.stderr)
         return 1
     failed = 0
-    for name in names:
+    for name in given.names or ALL:
         print(f"== {name}", flush=True)
-        failed |= subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False).returncode
-    return failed
+        more = ["--data-root", given.data_root] if given.data_root and name in ON_DATA else []
+        failed |= subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *more], check=False).returncode
+    return failed | subprocess.run([sys.executable, "-m", "benchmarks.page"], check=False).returncode
 
 
 if __name__ == "__main__":

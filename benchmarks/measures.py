@@ -1,96 +1,56 @@
 """Ten measures on many users' top-100 lists, beside ranx; and exact top-10 with masking, beside a plain loop.
 
-    python benchmarks/measures.py [--users 1000000] [--items 50000]
+    python -m benchmarks.measures [--users 1000000] [--items 12000 50000 1000000] [--rounds 5]
 
-Equality of the results comes first, then CPU seconds of this process (median of `--rounds`, in turn). ranx is compared where
-it is installed and named as missing where not. Lists have 100 items, users 1 to 10 true ones.
+Equality first: the means differ by rounding alone, and the lists and ranks are the same. Then processor seconds, a fresh process
+a side, in turn. lmrs is charged for finding the ranks of the true items in the lists and for the ten measures; ranx gets its
+inputs as its compiled kernels take them. Lists have 100 items, users 1 to 10 true ones. One thread.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
-from collections.abc import Callable
-from importlib import import_module
-from importlib.util import find_spec
-from itertools import pairwise
 
-import numpy as np
-import torch
-
-from lmrs.answers import rank
-from lmrs.cards import peak_memory_bytes
-from lmrs.measures import F1, HR, MAP, MRR, NDCG, Precision, Ranks, Recall
-
-TEN = {
-    HR(10): "hit_rate@10", Recall(10): "recall@10", Precision(10): "precision@10", F1(10): "f1@10",
-    NDCG(10): "ndcg@10", NDCG(100): "ndcg@100", MRR(10): "mrr@10", MRR(100): "mrr@100", MAP(100): "map@100",
-    Recall(100): "recall@100",
-}  # fmt: skip
+from benchmarks import beside, peers
 
 
-def clock(tasks: dict[str, Callable[[], object]], *, rounds: int) -> dict[str, float]:
-    """Median CPU seconds of each task, run in turn so that a busy machine hurts all alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    for _ in range(rounds):
-        for name, task in tasks.items():
-            start = time.process_time()
-            task()
-            seconds[name].append(time.process_time() - start)
-    return {name: round(statistics.median(values), 3) for name, values in seconds.items()}
+def measures(asked: dict) -> dict:
+    import numpy as np
+
+    from benchmarks.lists import TEN, lists
+    from lmrs.measures import Ranks, parse
+
+    top, offsets, items = lists(asked["users"], asked["items"], np.random.default_rng(0))
+    ten = [parse(name) for name in TEN]
+
+    def run() -> list[float]:
+        ranks = Ranks.from_lists(top, offsets=offsets, items=items, n_candidates=asked["items"])
+        return [float(measure(ranks).mean()) for measure in ten]
+
+    means = run()
+    begin = time.process_time()
+    run()
+    return {"cpu_seconds": time.process_time() - begin, "means": means}
 
 
-def lists(n_users: int, n_items: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(lists int32[Q, 100], offsets, items): distinct items by steps around a circle, true ones partly from the list."""
-    start, step = rng.integers(0, n_items, (n_users, 1)), rng.integers(1, n_items // 100, (n_users, 1))
-    top = ((start + np.arange(100) * step) % n_items).astype(np.int32)
-    n_truth = rng.integers(1, 11, n_users)
-    offsets = np.concatenate([[0], np.cumsum(n_truth)])
-    query = np.repeat(np.arange(n_users), n_truth)
-    place = np.arange(len(query)) - offsets[query]
-    inside = top[query, (place * 10 + rng.integers(0, 10, len(query))) % 100]
-    outside = (start[query, 0] + 100 * step[query, 0] + place) % n_items  # behind the list on the circle
-    return top, offsets, np.where(rng.random(len(query)) < 0.3, inside, outside).astype(np.int64)
+def ranking(kind: str, asked: dict) -> dict:
+    """Seen items masked, ten best, rank of the truth: 2.5 million scores or one row of the catalogue at least."""
+    import hashlib
+    import statistics
 
+    import numpy as np
+    import torch
 
-def measure(n_users: int, n_items: int, rounds: int) -> dict:
-    top, offsets, items = lists(n_users, n_items, np.random.default_rng(0))
-    ranks = Ranks.from_lists(top, offsets=offsets, items=items, n_candidates=n_items)
-    tasks: dict[str, Callable[[], object]] = {
-        "lists to ranks": lambda: Ranks.from_lists(top, offsets=offsets, items=items, n_candidates=n_items),
-        "ten measures of ranks": lambda: [m(Ranks(ranks.offsets, ranks.rank, ranks.n_candidates)) for m in TEN],
-    }
-    out: dict = {"users": n_users}
-    if find_spec("ranx"):
-        ranx, typed = import_module("ranx"), import_module("numba.typed")
+    from lmrs.answers import rank
 
-        names = list(TEN.values())
-        # ranx' inputs as its kernels take them, so that building dictionaries of text is not counted against it.
-        truth = typed.List(
-            [np.stack([items[a:b], np.ones(b - a, np.int64)], axis=1).astype(np.float64) for a, b in pairwise(offsets)]
-        )
-        scores = np.arange(100, 0, -1, dtype=np.float64)
-        given = typed.List([np.stack([row, scores], axis=1) for row in top.astype(np.float64)])
-        ours = np.array([m(ranks).mean() for m in TEN])
-        found = ranx.evaluate(truth, given, names)
-        theirs = np.array([found[name] for name in names])
-        # ranx divides average precision by n, not by min(k, n): the same where users have at most k true items, as here.
-        out["means"] = dict(zip(map(str, TEN), ours.round(6).tolist()))
-        out["largest difference of means"] = float(np.abs(ours - theirs).max())
-        tasks["ranx, ten measures"] = lambda: ranx.evaluate(truth, given, names)
-        tasks["ranx, NDCG@10 alone"] = lambda: ranx.evaluate(truth, given, "ndcg@10")
-    else:
-        out["ranx"] = "missing"
-    return {**out, "cpu seconds": clock(tasks, rounds=rounds), "peak memory bytes": peak_memory_bytes()}
-
-
-def answer(n_items: int, rounds: int, *, n_users: int = 256, k: int = 10) -> dict:
-    rng = np.random.default_rng(0)
-    scores = torch.from_numpy(rng.standard_normal((n_users, n_items)).astype(np.float32))
-    query, offsets = np.arange(n_users), np.arange(n_users + 1)
-    seen, truth = (offsets * 50, rng.integers(0, n_items, 50 * n_users)), (offsets, rng.integers(0, n_items, n_users))
+    torch.set_num_threads(1)
+    rng, n_items = np.random.default_rng(0), asked["items"]
+    users = min(256, max(4, 8_000_000 // n_items))
+    scores = torch.from_numpy(rng.standard_normal((users, n_items)).astype(np.float32))
+    query, offsets = np.arange(users), np.arange(users + 1)
+    seen, truth = (offsets * 50, rng.integers(0, n_items, 50 * users)), (offsets, rng.integers(0, n_items, users))
 
     def plain() -> tuple[np.ndarray, np.ndarray]:
         """A dense mask, topk over the whole row, and a comparison for the rank: what evaluators usually do."""
@@ -99,26 +59,65 @@ def answer(n_items: int, rounds: int, *, n_users: int = 256, k: int = 10) -> dic
         mask[query, truth[1]] = False
         allowed = scores.masked_fill(mask, -torch.inf)
         above = (allowed > allowed[query, truth[1]][:, None]).sum(dim=1)
-        return torch.topk(allowed, k).indices.numpy(), above.numpy() + 1
+        return torch.topk(allowed, 10).indices.numpy(), above.numpy() + 1
 
     def ours() -> tuple[np.ndarray, np.ndarray]:
-        found = rank(scores, query=query, seen=seen, truth=truth, k=k, seed=0)
+        found = rank(scores, query=query, seen=seen, truth=truth, k=10, seed=0)
         assert found.ranks is not None
         return found.items, found.ranks.rank
 
-    for a, b in zip(plain(), ours()):
-        np.testing.assert_array_equal(a, b)
-    return {"users": n_users, "items": n_items, "cpu seconds": clock({"rank": ours, "plain torch": plain}, rounds=rounds)}
+    run = ours if kind == "lmrs" else plain
+    seconds = []
+    for _ in range(6):
+        begin = time.process_time()
+        found = run()
+        seconds.append(time.process_time() - begin)
+    fingerprint = hashlib.sha256(b"".join(each.astype(np.int64).tobytes() for each in found)).hexdigest()
+    return {"rate": users / statistics.median(seconds[1:]), "lists": fingerprint}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--users", type=int, default=1_000_000)
+    parser.add_argument("--items", type=int, nargs="+", default=[12_000, 50_000, 1_000_000])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--side", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.side:
+        from benchmarks.peers.clock import result
+
+        asked = json.loads(given.side[1])
+        result(measures(asked) if given.side[0] == "measures" else ranking(given.side[0], asked), "lmrs", "numpy", "torch")
+        return
+    words = json.dumps({"users": given.users, "items": 50_000})
+
+    def keep(reports: beside.Reports) -> None:
+        means = [found[0]["means"] for found in reports.values() if found and "means" in found[0]]
+        apart = max(abs(a - b) for a, b in zip(means[0], means[-1]))
+        data = {"users": given.users, "list": 100, "largest_difference_of_a_mean": apart if len(means) > 1 else None}
+        sides = beside.summary(reports, lambda report: report["cpu_seconds"], higher=False)
+        what = "ten ranking measures: processor seconds"
+        rounds = max(len(each) for each in reports.values())
+        beside.write("measures", {"what": what, "data": data, "rounds": rounds, "sides": sides})
+
+    sides = {"lmrs": beside.own("benchmarks.measures", "--side", "measures", words), "ranx": peers.side("ranx", words)}
+    beside.in_turn(sides, rounds=given.rounds, after=keep)
+    for items in given.items:
+        words = json.dumps({"items": items})
+
+        def kept(reports: beside.Reports, items: int = items) -> None:
+            same = len({report["lists"] for found in reports.values() for report in found if "lists" in report}) == 1
+            assert same, "lists or ranks differ"
+            sides = beside.summary(reports, lambda report: report["rate"])
+            what = "masking, ten best and rank of given scores: users a processor second"
+            rounds = max(len(each) for each in reports.values())
+            beside.write(
+                f"topk-{items}", {"what": what, "data": {"items": items, "same": same}, "rounds": rounds, "sides": sides}
+            )
+
+        pair = {kind: beside.own("benchmarks.measures", "--side", kind, words) for kind in ("lmrs", "plain")}
+        beside.in_turn(pair, rounds=given.rounds, after=kept)
 
 
 if __name__ == "__main__":
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--users", type=int, default=1_000_000)
-    arguments.add_argument("--items", type=int, default=50_000)
-    arguments.add_argument("--rounds", type=int, default=5)
-    asked = arguments.parse_args()
-    print(
-        json.dumps(
-            {"measures": measure(asked.users, asked.items, asked.rounds), "answers": answer(asked.items, asked.rounds)}, indent=2
-        )
-    )
+    main()

@@ -1,0 +1,119 @@
+"""docs/performance.md from the JSON files in benchmarks/results: `python -m benchmarks.page`. No figure is written by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.beside import RESULTS
+
+PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+HEAD = """# Performance
+
+Written by `python -m benchmarks.page` from the files in `benchmarks/results/`; each says when, on what and with which versions it
+was measured. `make bench` measures again. Peers live in environments of their own (`python -m benchmarks.peers install all`); one
+that is missing is named as missing.
+
+How to read it: figures are processor seconds of one thread, because the machine was shared with other work (its load is in the
+files; with two hardware threads on one core, figures of all sides are lower than on a quiet machine). Sides take turns in fresh
+processes. **Ratios are how many times better lmrs is**, round by round: median [smallest, largest]. For R rounds that interval
+holds the true median with probability 1 - 2^(1 - R). Peak memory is that of a whole fresh process.
+"""
+# What the project asked of itself for each benchmark, and what has no figure yet.
+GOALS = {
+    "rate-": "Goal: 2x (ml-100k), 6x (ml-1m), 20x (amazon-beauty) the best peer; 55 % of the fp32 roofline on amazon-beauty.",
+    "ranking-": "Goal: 3x the best peer. RecBole leaves seen items in, which is less work; the others mask them.",
+    "loss-": "Goal: twice the speed and a tenth of the memory of `cross_entropy(h @ E.T)`, gradients within 1e-5 of fp64.",
+    "serving-": "Goal: warm p99 under 5 ms at 12,000 items; a cold start of half the best peer's. implicit imports no torch.",
+    "measures": "Goal: no slower than ranx.",
+    "topk-": "Masking, top-10 and the rank of the truth from given scores, beside a dense mask and `topk`.",
+    "checkpoint": "Goal: at most 2 % of wall time for a save every 200 updates.",
+    "prepare": "Goal: no slower than RePlay, 5x RecBole, memory at most twice the file.",
+}
+NOT_MEASURED = {
+    "time to quality": "time to a peer's final NDCG@10",
+    "sampled": "sampled softmax beside peers at equal final quality",
+    "skewed": "skewed lengths (median 8, longest 200) beside padded peers",
+    "prepare": "preparing 10 million events beside RePlay and RecBole",
+    "checkpoint": "the cost of checkpoints",
+    "growth": "curves of time and memory against items, users, length and width",
+    "processes": "two processes under torchrun beside one with two threads",
+    "gpu": "anything on a GPU; bf16 and torch.compile",
+}
+
+
+def shown(values: list[float] | None) -> str:
+    """median [low, high], with as many digits as a reader needs."""
+    if not values:
+        return "-"
+    return f"{_digits(values[0])} [{_digits(values[1])}, {_digits(values[2])}]"
+
+
+def _digits(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def table(sides: dict[str, Any]) -> list[str]:
+    """One row a side."""
+    share = any("share_of_roofline" in side for side in sides.values())
+    out = [
+        "| side | value | lmrs is so many times better | peak MiB |" + (" of fp32 roofline |" if share else ""),
+        "|---|---|---|---|" + ("---|" if share else ""),
+    ]
+    for name, side in sides.items():
+        if "missing" in side:
+            out.append(f"| {name} | missing: {side['missing']} | | |" + (" |" if share else ""))
+            continue
+        version = next((f" {number}" for package, number in side["versions"].items() if package.startswith(name[:5])), "")
+        part = f" {100 * side['share_of_roofline']:.1f} % |" if "share_of_roofline" in side else " |" if share else ""
+        out.append(f"| {name}{version} | {shown(side['value'])} | {shown(side.get('ratio'))} | {side['peak_mib']:,} |{part}")
+    return out
+
+
+def section(name: str, report: dict[str, Any]) -> list[str]:
+    about = report["about"]
+    facts = ", ".join(f"{key.replace('_', ' ')} {_fact(value)}" for key, value in report.get("data", {}).items())
+    how = f"{report['what']}. {facts}. {report['rounds']} rounds, {about['date']}, {about['processor']}."
+    out = [f"## {name}", "", how, ""]
+    if limit := report.get("roofline"):
+        out += [
+            f"Roofline: {limit['megaflop_a_target']} MFLOP a target, forward and backward, at {limit['fp32_gflops']} GFLOP/s (the",
+            f"best 1024 x 1024 fp32 product in the same processes): {limit['targets_a_second']:,} targets a second.",
+            "",
+        ]
+    for part, sides in report.get("parts", {"": report.get("sides", {})}).items():
+        out += [*([f"**{part}**", ""] if part else []), *table(sides), ""]
+    return out
+
+
+def _fact(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_fact(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, float):
+        return f"{value:.2g}" if value % 1 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def page(results: dict[str, dict[str, Any]]) -> str:
+    """The whole page. results: reports by name."""
+    lines = [HEAD]
+    for start, goal in GOALS.items():
+        found = [name for name in sorted(results) if name.startswith(start)]
+        if found:
+            lines += [goal, ""]
+        for name in found:
+            lines += section(name, results[name])
+    open_ = [text for start, text in NOT_MEASURED.items() if not any(name.startswith(start) for name in results)]
+    lines += ["## Not measured", "", *(f"- {text}" for text in open_), ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    results = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+    PAGE.write_text(page(results))
+    print(f"{PAGE}: {len(results)} results")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""RecTools, asked as its documentation says: SASRecModel.fit and .recommend."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+
+warnings.filterwarnings("ignore")
+logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+import torch  # noqa: E402
+from clock import Laps, histories, result, task, users  # noqa: E402
+from pytorch_lightning import Callback, Trainer  # noqa: E402
+from rectools.dataset import Dataset  # noqa: E402
+from rectools.models import SASRecModel  # noqa: E402
+
+torch.set_num_threads(1)
+ASKED = task()
+LAPS = Laps(ASKED.get("warm", 1))
+
+
+class Watch(Callback):
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        LAPS.mark(int((batch["y"] != 0).sum()))
+
+
+def trainer():
+    return Trainer(
+        max_steps=ASKED["steps"] + ASKED["warm"] + 1,
+        max_epochs=1000,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[Watch()],
+    )
+
+
+def interactions(data, everything=False):
+    items, start, stop = users(data)
+    stop = stop + (1 if everything else 0)
+    who = np.repeat(np.arange(len(start)), stop - start)
+    at = np.concatenate([np.arange(a, b) for a, b in zip(start, stop)])
+    frame = {"user_id": who, "item_id": items[at], "weight": 1, "datetime": pd.to_datetime(at, unit="s")}
+    return Dataset.construct(pd.DataFrame(frame))
+
+
+def model(loss="softmax"):
+    return SASRecModel(
+        n_blocks=2, n_heads=2, n_factors=64, dropout_rate=0.2, session_max_len=ASKED["max_len"], loss=loss,
+        n_negatives=ASKED.get("negatives", 1), lr=1e-3, batch_size=ASKED.get("batch", 128), get_trainer_func=trainer,
+        recommend_torch_device="cpu",
+    )  # fmt: skip
+
+
+def train():
+    asked = model(ASKED.get("loss", "softmax"))
+    asked.fit(interactions(np.load(ASKED["data"])))
+    result(LAPS.found(), "rectools", "torch", "numpy")
+
+
+def evaluate():
+    """The ten best unseen items of every user, history up to the last event but one."""
+    data = np.load(ASKED["data"])
+    dataset = interactions(data, everything=True)
+    asked = model()
+    asked.fit(dataset)
+    who = np.arange(len(data["offsets"]) - 1)[: ASKED["users"]]
+    laps = Laps(1)
+    laps.mark()
+    for _ in range(ASKED["rounds"] + 1):
+        asked.recommend(users=who, dataset=dataset, k=10, filter_viewed=True)
+        laps.mark(len(who))
+    result(laps.found(), "rectools", "torch", "numpy")
+
+
+def bare(given):
+    """A data set of histories alone."""
+    who = np.repeat(np.arange(len(given)), [len(history) for history in given])
+    flat = np.concatenate(given)
+    when = pd.to_datetime(np.arange(len(flat)), unit="s")
+    return Dataset.construct(pd.DataFrame({"user_id": who, "item_id": flat, "weight": 1, "datetime": when}))
+
+
+def save():
+    items = np.arange(ASKED["items"]).reshape(-1, 50)  # every item once, so that the model knows it
+    asked = model()
+    asked.fit(bare(list(items)))
+    asked.save(ASKED["folder"] + ".model")
+    result({}, "rectools")
+
+
+def serve():
+    given = histories(ASKED["items"], 1024)
+    asked = SASRecModel.load(ASKED["folder"] + ".model")
+
+    def answer(some):
+        return asked.recommend(users=np.arange(len(some)), dataset=bare(some), k=10, filter_viewed=True)
+
+    assert len(answer(given[:1])) == 10
+    cold = time.process_time()
+    each = []
+    for history in given[1 : ASKED["warm"] + 1]:
+        begin = time.process_time()
+        answer([history])
+        each.append(time.process_time() - begin)
+    begin = time.process_time()
+    answer(given)
+    rate = len(given) / (time.process_time() - begin)
+    result({"cold": cold, "warm": sorted(each), "batch": rate}, "rectools", "torch", "numpy")
+
+
+if __name__ == "__main__":
+    {"train": train, "evaluate": evaluate, "save": save, "serve": serve}[ASKED["task"]]()

@@ -1,0 +1,127 @@
+"""RePlay, asked as its documentation says: replay.nn SasRec on a ParquetModule, trained by Lightning."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+
+warnings.filterwarnings("ignore")
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
+import lightning  # noqa: E402
+import numpy as np  # noqa: E402
+import pyarrow as pa  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
+import torch  # noqa: E402
+from clock import Laps, result, task, users  # noqa: E402
+from replay.data import FeatureHint, FeatureSource, FeatureType  # noqa: E402
+from replay.data.nn import ParquetModule, TensorFeatureInfo, TensorFeatureSource, TensorSchema  # noqa: E402
+from replay.nn.lightning import LightningModule  # noqa: E402
+from replay.nn.lightning.callback import TorchTopItemsCallback  # noqa: E402
+from replay.nn.lightning.postprocessor import SeenItemsFilter  # noqa: E402
+from replay.nn.sequential import SasRec  # noqa: E402
+from replay.nn.transform.template import make_default_sasrec_transforms  # noqa: E402
+
+torch.set_num_threads(1)
+ASKED = task()
+LAPS = Laps(ASKED.get("warm", 1))
+
+
+class Watch(lightning.Callback):
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        LAPS.mark(int(batch["target_padding_mask"].sum()))
+
+
+def schema(items):
+    return TensorSchema(
+        TensorFeatureInfo(
+            "item_id",
+            is_seq=True,
+            feature_type=FeatureType.CATEGORICAL,
+            embedding_dim=64,
+            padding_value=items,
+            cardinality=items,
+            feature_hint=FeatureHint.ITEM_ID,
+            feature_sources=[TensorFeatureSource(FeatureSource.INTERACTIONS, "item_id")],
+        )
+    )
+
+
+def trainer(*callbacks):
+    return lightning.Trainer(
+        max_steps=ASKED["steps"] + ASKED["warm"] + 1,
+        max_epochs=1000,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=list(callbacks),
+        limit_val_batches=0,
+    )
+
+
+def network(about):
+    return SasRec.from_params(
+        about, embedding_dim=64, num_heads=2, num_blocks=2, max_sequence_length=ASKED["max_len"], dropout=0.2
+    )
+
+
+def train():
+    data = np.load(ASKED["data"])
+    items, start, stop = users(data)
+    rows = [items[max(a, b - ASKED["max_len"] - 1) : b] for a, b in zip(start, stop)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "train.parquet"
+        pq.write_table(pa.table({"item_id": pa.array(rows, pa.list_(pa.int64()))}), path)
+        count = int(data["n_items"])
+        about = schema(count)
+        module = ParquetModule(
+            batch_size=ASKED.get("batch", 128),
+            metadata={"train": {"item_id": {"shape": ASKED["max_len"] + 1, "padding": count}}},
+            transforms=make_default_sasrec_transforms(about),
+            train_path=str(path),
+        )
+        trainer(Watch()).fit(LightningModule(network(about)), datamodule=module)
+    result(LAPS.found(), "replay-rec", "torch", "numpy", "lightning")
+
+
+def evaluate():
+    """The ten best unseen items of every user, history up to the last event but one."""
+    data = np.load(ASKED["data"])
+    items, start, stop = (each if n == 0 else each[: ASKED["users"]] for n, each in enumerate(users(data)))
+    count, most = int(data["n_items"]), int((stop - start).max())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "asked.parquet"
+        short = [items[max(a, b - ASKED["max_len"]) : b] for a, b in zip(start, stop)]
+        whole = [items[a:b] for a, b in zip(start, stop)]
+        columns = {"query_id": pa.array(np.arange(len(start)))}
+        columns |= {"item_id": pa.array(short, pa.list_(pa.int64())), "seen_ids": pa.array(whole, pa.list_(pa.int64()))}
+        pq.write_table(pa.table(columns), path)
+        about = schema(count)
+        module = ParquetModule(
+            batch_size=256,
+            metadata={
+                "predict": {
+                    "query_id": {},
+                    "item_id": {"shape": ASKED["max_len"], "padding": count},
+                    "seen_ids": {"shape": most, "padding": count},
+                }
+            },
+            transforms=make_default_sasrec_transforms(about),
+            predict_path=str(path),
+        )
+        asked = LightningModule(network(about)).eval()
+        laps = Laps(1)
+        laps.mark()
+        for _ in range(ASKED["rounds"] + 1):
+            best = TorchTopItemsCallback(top_k=10, query_column="query_id", postprocessors=[SeenItemsFilter(item_count=count)])
+            trainer(best).predict(asked, datamodule=module, return_predictions=False)
+            laps.mark(len(best.get_result()[0]))
+    result(laps.found(), "replay-rec", "torch", "numpy", "lightning")
+
+
+if __name__ == "__main__":
+    {"train": train, "evaluate": evaluate}[ASKED["task"]]()

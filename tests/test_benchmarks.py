@@ -1,0 +1,72 @@
+"""The arithmetic of the benchmarks and their page; nothing is timed here."""
+
+import json
+import statistics
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import beside, page, peers
+from benchmarks.rate import operations
+
+SAYS = "import json, sys; print('noise'); print('RESULT ' + json.dumps({'rate': float(sys.argv[1]), 'peak_mib': 5}))"
+
+
+def test_a_side_is_read_from_its_last_line_and_a_failing_one_says_why() -> None:
+    assert beside.call([sys.executable, "-c", SAYS, "3"]) == {"rate": 3.0, "peak_mib": 5}
+    assert beside.call([sys.executable, "-c", "raise SystemExit('no such thing')"]) == {"failed": "no such thing"}
+    assert "took longer" in beside.call([sys.executable, "-c", "import time; time.sleep(60)"], limit=0.2)["failed"]
+    assert "install rectools" in beside.call(["/nowhere/rectools/bin/python", "x.py"])["failed"]
+
+
+def test_rounds_alternate_and_a_side_that_fails_is_not_asked_again() -> None:
+    kept = []
+    sides = {"lmrs": [sys.executable, "-c", SAYS, "6"], "broken": [sys.executable, "-c", "raise SystemExit(1)"]}
+    found = beside.in_turn(
+        sides, rounds=2, after=lambda reports: kept.append({name: len(each) for name, each in reports.items()})
+    )
+    assert [len(found["lmrs"]), len(found["broken"])] == [2, 1]
+    assert kept == [{"lmrs": 1, "broken": 1}, {"lmrs": 2, "broken": 1}]
+
+
+def test_ratios_are_taken_round_by_round_and_say_how_much_better_ours_is() -> None:
+    ours = [{"rate": 10.0, "peak_mib": 1}, {"rate": 30.0, "peak_mib": 2}, {"rate": 20.0, "peak_mib": 1}]
+    theirs = [{"rate": 5.0, "peak_mib": 9}, {"rate": 10.0, "peak_mib": 8}, {"rate": 20.0, "peak_mib": 7}]
+    found = beside.summary({"lmrs": ours, "peer": theirs, "gone": [{"failed": "why"}]}, lambda report: report["rate"])
+    assert found["lmrs"]["value"] == [20, 10, 30]
+    assert found["peer"]["ratio"] == [2, 1, 3]  # of 2, 3 and 1; not 20 / 10
+    assert found["peer"]["peak_mib"] == 9
+    assert found["gone"] == {"missing": "why"}
+    seconds = beside.summary({"lmrs": ours, "peer": theirs}, lambda report: report["rate"], higher=False)
+    assert seconds["peer"]["ratio"] == pytest.approx([statistics.median([0.5, 1 / 3, 1]), 1 / 3, 1], rel=1e-3)
+
+
+def test_operations_of_a_target_are_those_of_the_products() -> None:
+    # One layer of width 2 that attends to one position: q, k, v, out, up, down are 2 x 2 each, scores and mix 2 each; V = 3.
+    forward = 6 * (2 * 2) + 2 + 2 + 3 * 2
+    assert operations(items=3, width=2, layers=1, attended=1) == 3 * 2 * forward
+
+
+def test_the_page_shows_every_result_and_what_is_missing() -> None:
+    sides = {"lmrs": {"value": [2000, 1900, 2100], "peak_mib": 400, "versions": {"lmrs": "0.1.0"}}}
+    sides["rectools"] = {"missing": "not installed: python -m benchmarks.peers install rectools"}
+    about = {"date": "2026-01-01", "processor": "a processor"}
+    report = {"what": "users a second", "data": {"users": 10}, "rounds": 3, "sides": sides, "about": about}
+    shown = page.page({"ranking-here": report})
+    assert "## ranking-here" in shown
+    assert "| lmrs 0.1.0 | 2,000 [1,900, 2,100] | - | 400 |" in shown
+    assert "| rectools | missing: not installed" in shown
+    assert "torchrun" in shown.split("## Not measured")[1]
+
+
+def test_the_committed_page_is_made_of_the_committed_results() -> None:
+    results = {path.stem: json.loads(path.read_text()) for path in sorted(beside.RESULTS.glob("*.json"))}
+    assert page.PAGE.read_text() == page.page(results)
+
+
+def test_every_peer_has_a_worker_and_a_place_outside_the_project() -> None:
+    root = Path(__file__).parents[1]
+    for name in peers.PEERS:
+        assert (peers.HERE / f"with_{name}.py").is_file()
+        assert root not in peers.python(name).parents
