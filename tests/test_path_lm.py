@@ -240,7 +240,7 @@ def test_parts_that_do_not_fit_are_told() -> None:
     made = systems.plm_rec()
     with pytest.raises(ContractError, match=r"needed \['path'\] for objective PathTokens"):
         replace(made, stages=(replace(made.stages[0], view=views.ItemSequence()),))
-    for wrong in ({"hops": 5}, {"knowledge": Knowledge(least=1)}):
+    for wrong in ({"hops": 5}, {"knowledge": Knowledge(users=False)}):
         view = replace(made.stages[0].view, **wrong)
         with pytest.raises(ContractError, match=r"give views\.Paths the knowledge and the hops"):
             fit(replace(made, stages=(replace(made.stages[0], view=view),)), planted(), seed=0, execution=Execution(device="cpu"))
