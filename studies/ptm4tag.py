@@ -1,13 +1,15 @@
 """PTM4Tag: which part of a post tells its tags, and does a tower for each part beat one for all?
 
-    python -m studies.ptm4tag --data-root FOLDER
+    python -m studies.ptm4tag --data-root FOLDER [--only ARM ...]
 
-FOLDER holds stackexchange-mini (888 questions about beer and coffee; their bodies have no code, so there is no code tower). Tags of fewer than five posts are dropped. Split by time: 70 % of the events train, 10 % validate, the last
-20 % are asked. Backbone: minilm (22 million parameters; paper: CodeBERT).
+FOLDER holds stackexchange-mini (888 questions about beer and coffee; their bodies have no code, so there is no code tower). Tags
+of fewer than five posts are dropped. Split by time: 70 % of the events train, 10 % validate, the last 20 % are asked. Backbone:
+minilm (22 million parameters; paper: CodeBERT).
 
-Frozen arms (the layers on top alone learn; three seeds): title and text, either alone, both as one text. Tuned arms (the first two
-layers of the backbone, 64 tokens, one seed, few epochs): own towers, a shared one. Differences in TagF1@5 are paired by post:
-randomisation test on the means over seeds, Holm over all. Result: studies/results/ptm4tag.{json,md}.
+Frozen arms (the layers on top alone learn; three seeds): title and text, either alone, both as one text. Tuned arms (the first
+two layers of the backbone, 64 tokens, one seed, few epochs): own towers, a shared one. Differences in TagF1@5 are paired by post:
+randomisation test on the means over seeds, Holm over all. Result: studies/results/ptm4tag.{json,md}. An arm that is done is kept
+in the folder of runs.
 """
 
 from __future__ import annotations
@@ -59,16 +61,27 @@ def asked(system: System, split: Split, seed: int) -> tuple[dict[str, np.ndarray
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, default=Path("runs/studies"))
+    parser.add_argument("--only", nargs="*", choices=list(ARMS), help="arms to run; the tables are written if all are done")
     a = parser.parse_args()
     data = k_core(sources.load(a.data_root / "stackexchange-mini"), users=1, items=5)
     split = by_time(data, valid_from=0.7, test_from=0.8)
     found: dict[str, dict[str, np.ndarray]] = {}
     seconds: dict[str, float] = {}
     for name, (seeds, system) in ARMS.items():
-        runs = [asked(system, split, seed) for seed in range(seeds)]
-        found[name] = {measure: np.stack([values[measure] for values, _ in runs]) for measure in MEASURES}
-        seconds[name] = float(np.mean([cpu for _, cpu in runs]))
+        kept = a.runs / "ptm4tag" / f"{name.replace(' ', '-')}.npz"
+        if not kept.exists():
+            if a.only and name not in a.only:
+                continue
+            runs = [asked(system, split, seed) for seed in range(seeds)]
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            values = {measure: np.stack([each[measure] for each, _ in runs]) for measure in MEASURES}
+            np.savez(kept, seconds=np.mean([cpu for _, cpu in runs]), **values)
+        with np.load(kept, allow_pickle=False) as file:
+            found[name], seconds[name] = {measure: file[measure] for measure in MEASURES}, float(file["seconds"])
         print(name, {measure: float(values.mean()) for measure, values in found[name].items()}, seconds[name], flush=True)
+    if len(found) < len(ARMS):
+        return
     rows = []
     for one, two in PAIRS:
         x, y = (found[name]["TagF1@5"] for name in (one, two))
