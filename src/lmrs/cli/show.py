@@ -49,10 +49,9 @@ def protocol(card: Protocol, measures: Iterable[str] = ()) -> str:
     if drawn and "" not in drawn:
         among = "only drawn items (" + ", ".join(f"/{each}" for each in sorted(drawn)) + ")"
     filtered = "" if card.filter == "none" else f", {card.filter}"
-    return (
-        f"{card.data}{filtered}, {card.split}, {card.part} part, {card.queries:,} queries, {among} ranked, "
-        f"seen items {card.seen}, ties of time in {card.time_ties}"
-    )
+    ranked = f"{among} ranked, seen items {card.seen}" if not among.startswith("none: ") else among.removeprefix("none: ")
+    asked = f"{card.data}{filtered}, {card.split}, {card.part} part, {card.queries:,} queries"
+    return f"{asked}, {ranked}, ties of time in {card.time_ties}"
 
 
 def cost(card: Cost) -> str:
