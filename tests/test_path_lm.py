@@ -315,6 +315,7 @@ def test_recommendations_come_with_their_reason(learned, tmp_path) -> None:
     assert set(after.ids) == {f"i{at}" for at in range(2, 8)}
     item = int(found.vocab.item_numbers([after.ids[0]])[0])
     reasons = found.scorer.explain(histories([0, 1]), item, k=3)
+    assert len({each.text for each in reasons}) == len(reasons)
     assert {each.text for each in reasons} == {
         f"user - chose -> Film {own} - maker -> m0 <- maker - Film {item}" for own in (0, 1)
     }
@@ -357,3 +358,15 @@ def test_new_items_are_reached_over_what_is_known_of_them_and_not_freely() -> No
         place[decoding] = float((scores > wanted).sum(1).float().mean())
     assert place["constrained"] < 10, f"rank {place['constrained']} of {MAKERS * EACH}"
     assert place["free"] > MAKERS * EACH / 2, "the softmax over all nodes has learned that nobody has it"
+
+
+@torch.no_grad()
+def test_reasons_that_read_alike_are_told_once() -> None:
+    """Two other users have both items; they stay unnamed."""
+    users = _sorted(
+        2, 2, pa.array([], pa.large_string()), ("chose",), tuple(np.array([(2, 0, 0), (2, 0, 1), (3, 0, 0), (3, 0, 1)]).T), 0
+    )
+    net = SMALL.build(Vocab(pa.array(["a", "b"], pa.large_string()), prepared=users))
+    found = net.explain(histories([0]), 1, k=5)
+    assert [each.text for each in found] == ["user - chose -> a <- chose - another user - chose -> b"]
+    assert len(net.generate(histories([0]), k=9).row) > 2

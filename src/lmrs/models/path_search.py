@@ -75,7 +75,7 @@ def best(network: PathNetwork, users: Tensor, batch: Batch, *, k: int) -> Walked
 
 @torch.no_grad()
 def explanations(network: PathNetwork, users: Tensor, batch: Batch, item: int, *, k: int) -> tuple[Explanation, ...]:
-    """The k likeliest paths from the only row of the batch to an item."""
+    """The k likeliest paths from the only row of the batch to an item; of those that read alike (over other users) the first."""
     if network.model.decoding == "free":
         begun = _beginnings(network, users, batch, 2 * network.model.hops - 2)
         paths = torch.cat([begun.path, torch.full_like(begun.row, item)[:, None]], 1)
@@ -84,13 +84,16 @@ def explanations(network: PathNetwork, users: Tensor, batch: Batch, item: int, *
         begun = _beginnings(network, users, batch, max(1, 2 * network.model.hops - 5))
         paths = torch.from_numpy(join(network.graph, begun.path.cpu().numpy(), item)).to(users.device)
     found = Walked(paths.new_zeros(len(paths)), paths, _log_likelihood(network, users, paths))
-    order = torch.argsort(found.log_p, descending=True, stable=True)[:k]
+    order = torch.argsort(found.log_p, descending=True, stable=True)
     kept = Walked(*(each[order] for each in found))
     exists = valid(network.graph, kept, batch).exists
-    return tuple(
-        Explanation(network.graph.text(np.array(path), network.vocab), log_p, tuple(path), bool(there))
-        for path, log_p, there in zip(kept.path.tolist(), kept.log_p.tolist(), exists, strict=True)
-    )
+    told: dict[str, Explanation] = {}
+    for path, log_p, there in zip(kept.path.tolist(), kept.log_p.tolist(), exists.tolist(), strict=True):
+        text = network.graph.text(np.array(path), network.vocab)
+        told.setdefault(text, Explanation(text, log_p, tuple(path), there))
+        if len(told) == k:
+            break
+    return tuple(told.values())
 
 
 def valid(graph: Graph, walked: Walked, batch: Batch) -> Valid:
