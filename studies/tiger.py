@@ -34,9 +34,9 @@ RESULTS = Path(__file__).parent / "results"
 USERS = 4500
 OPTIONS = {
     "codes": 64, "users": 500, "dim": 64, "layers": 2, "heads": 4, "head_dim": 16, "inner": 256, "max_len": 6, "batch_size": 64,
-    "epochs": 8, "every": 4, "patience": None, "beams": 30, "steps": 300, "dropout": 0.0, "reserve": 0.0,
+    "epochs": 8, "every": 4, "patience": None, "beams": 30, "dropout": 0.0, "reserve": 0.0,
 }  # fmt: skip
-ARMS = {"RQ, k-means": "rq-kmeans", "random": "random", "RQ-VAE": "rq-vae"}
+ARMS = {"RQ, k-means": "rq-kmeans", "random": "random"}
 BASE = "random"
 
 
