@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -251,7 +252,7 @@ class Recommender:
     @property
     def device(self) -> str:
         """Where the weights are: "cpu" or "cuda"."""
-        for tensor in (*self.scorer.parameters(), *self.scorer.buffers()):
+        for tensor in chain(self.scorer.parameters(), self.scorer.buffers()):
             return tensor.device.type
         return "cpu"
 
