@@ -36,7 +36,7 @@ docs: install
 	$(BIN)/python -m docs.generate
 
 bench: install
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(if $(DATA),--data-root $(DATA))
 
 clean:
 	rm -rf $(VENV) build runs .pytest_cache .ruff_cache .mypy_cache .hypothesis
