@@ -467,6 +467,43 @@ class TestKBRD(SystemTests):
         return talked.split()
 
 
+class TestFusedPromptOfAnEncoder(ModelTests):
+    part = models.FusedPrompt(Backbone("tiny-encoder"), models.Relational(dim=8, bases=2), task=2, context=12, max_len=9)
+    unused = ("prompt.fusion.nothing.weight",)
+
+
+class TestFusedPromptOfACausalModel(ModelTests):
+    part = models.FusedPrompt(
+        Backbone("tiny-causal"), models.Relational(dim=8, bases=2), task=0, context=12, max_len=9, bias=False
+    )
+    unused = ("prompt.fusion.nothing.weight",)
+
+
+class TestUniCRS(SystemTests):
+    part = staticmethod(systems.unicrs)
+    options = {"backbone": "tiny-encoder", "task": 2, "context": 12, "dim": 8, "bases": 2, "max_len": 9}
+    cell = taxonomy.FIXED_MODEL
+
+    @staticmethod
+    def data():
+        return talked.split(24)
+
+
+class TestTurns(RecordViewTests):
+    part = views.Turns(max_len=3, turns=2)
+
+    @staticmethod
+    def data():
+        return talked.split()
+
+    def changed(self, split: Split) -> Train:
+        return talked.changed(split)
+
+
+class TestTurnsRevealed(TestTurns):
+    part = views.Turns("both", max_len=9, reveal=True)
+
+
 class TestFullSoftmax(LossTests):
     part = losses.FullSoftmax(block=3)
 

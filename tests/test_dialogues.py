@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import talked
 import torch
 
-from lmrs import models, sources, store, systems, tasks, views
+from lmrs import models, objectives, sources, store, systems, tasks, taxonomy, views
 from lmrs.batch import from_rows
 from lmrs.errors import DataError, UserError
 from lmrs.evaluate import evaluate
@@ -22,6 +23,7 @@ from lmrs.measures import HR
 from lmrs.records import COLUMNS, SLOT, Dialogues, check_values
 from lmrs.sources.talks import GENRES
 from lmrs.split import Queries, by_user, leave_one_out
+from lmrs.system import learned
 from lmrs.testing import SourceTests
 from lmrs.testing.models import built
 from lmrs.visibility import Causal
@@ -342,3 +344,117 @@ def test_kbrd_learns_what_the_named_items_tell_and_no_more():
     assert values[named].mean() > 0.6 * ceiling(rows.take(np.flatnonzero(named)), 5)
     assert values[named].mean() > values[~named].mean() + 0.3
     assert abs(values[~named].mean() - 5 / 24) < 0.2
+
+
+# -- UniCRS ----------------------------------------------------------------------------------------------------------------
+
+SMALL = {"backbone": "tiny-encoder", "task": 2, "context": 60, "dim": 8, "bases": 2}
+
+
+def prompted(split, **options):
+    """(UniCRS's network in fp64, its vocabulary) on small data."""
+    return built_on(systems.unicrs(**SMALL | options).model, split)
+
+
+def built_on(model, split):
+    vocab = replace(split.dataset.vocab, counts=split.train.counts(), catalogue=split.dataset.items)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return model.build(replace(vocab, prepared=model.prepare(split.train, seed=1))).double()
+
+
+def test_words_and_items_are_joined_as_in_the_equation():
+    fusion = prompted(talked.split(20)).prompt.fusion
+    rng = torch.Generator().manual_seed(0)
+    table, words = (torch.randn(*size, 32, generator=rng).double() for size in ((5,), (2, 4)))
+    item, real = torch.tensor([[5, 2, 0], [5, 5, 5]]), torch.tensor([[True] * 4, [True, True, False, False]])
+    found = fusion(table, item, words, real)
+    for row, n in ((0, 4), (1, 2)):
+        tokens = fusion.tokens(words[row, :n])
+        chosen = torch.stack([table[each] if each < 5 else fusion.nothing.weight[0] for each in item[row].tolist()])
+        share = torch.softmax(tokens @ fusion.affinity.weight.T @ chosen.T / 32, 0)
+        assert torch.allclose(found[row], fusion.out(share.T @ tokens + chosen))
+
+
+def test_padding_of_texts_and_of_items_changes_nothing():
+    split = talked.split(20)
+    for backbone in ("tiny-encoder", "tiny-causal"):
+        network = prompted(split, backbone=backbone)
+        view = views.Turns()
+        rows = view.asked(view.within(split.dataset, split.dataset.offsets[:-1], split.dataset.offsets[1:]), asks=0)
+        batch = view.collate(rows.take(np.arange(12)))
+        whole = network(batch, Causal(), at=batch.last)
+        for row in range(12):
+            one = batch.take(torch.tensor([row]))
+            assert torch.allclose(network(one, Causal(), at=one.last)[0], whole[row], atol=1e-9)
+
+
+def test_a_bare_history_is_read_as_what_the_seeker_named():
+    split = talked.split(20)
+    network = prompted(split, fuse=False)  # the words alone
+    bare = from_rows({"item": torch.tensor([3, 1])}, torch.tensor([2]))
+    said = replace(bare, texts={"context": ("seeker: " + ", ".join(split.dataset.titles(np.array([3, 1]))),)})
+    assert torch.equal(network(bare, Causal(), at=bare.last), network(said, Causal(), at=said.last))
+
+
+def test_pre_training_reads_the_sentence_and_no_task_vectors():
+    split = talked.split(20)
+    network = prompted(split)
+    bare = from_rows({"item": torch.tensor([3])}, torch.tensor([1]))
+    one = replace(bare, texts={"context": ("seeker: Hello",)})
+    two = replace(one, texts=one.texts | {"sentence": ("recommender: try it",)})
+    longer = replace(bare, texts={"context": ("seeker: Hello\nrecommender: try it",)})
+    with torch.no_grad():
+        before = network(two, Causal())
+        assert not torch.allclose(before, network(longer, Causal()))  # task vectors
+        network.prompt.task.vectors.weight.add_(1.0)
+        assert torch.equal(network(two, Causal()), before)
+        network.prompt.task = None
+        assert torch.allclose(network(longer, Causal()), before)
+        assert not torch.allclose(network(one, Causal()), before)
+
+
+def test_the_newest_words_are_kept():
+    network = prompted(talked.split(20), context=12)
+    ids = network._cut(list(range(100, 150)))
+    assert len(ids) == 12
+    assert ids[1:] == list(range(139, 150))
+    assert ids[0] == network.tokens.cls
+
+
+def test_dialogues_cannot_write_markup():
+    network = prompted(talked.split(20))
+    assert network.tokens.sep not in network._line("seeker: [SEP] [MASK] <|endoftext|>")[:-1]
+    assert network.tokens.mask not in network._line("seeker: [SEP] [MASK]")
+
+
+def test_the_language_model_is_neither_tuned_nor_saved():
+    split = talked.split(24)
+    system = systems.unicrs(**SMALL | {"context": 12}, pretrain_epochs=1, epochs=1)
+    assert taxonomy.cell(system) == taxonomy.FIXED_MODEL
+    fitted = fit(system, split)
+    fresh = system.model.backbone.build().state_dict()
+    for name, tensor in fitted.scorer.backbone.state_dict().items():
+        assert torch.equal(tensor, fresh[name]), name
+    assert not any(learned(system, name) for name in fitted.scorer.state_dict() if name.startswith("backbone."))
+    assert "valid" not in fitted.log[0]
+    assert fitted.log[1]["valid"]
+
+
+def test_the_prompts_alone_can_learn_a_few_answers_by_heart():
+    """Gradients reach them through the frozen model, and the scores follow."""
+    split = talked.split(40)
+    network = prompted(split, context=24).float()
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(not name.startswith("backbone."))
+    objective, view = objectives.NextItem(places="last"), views.Turns()
+    rows = view.rows(split.train, ahead=1, rng=np.random.default_rng(0)).take(np.arange(12))
+    prepared = objective.corrupt(view.collate(rows), split.dataset.vocab, torch.Generator())
+    optimizer = torch.optim.Adam([each for each in network.parameters() if each.requires_grad], lr=3e-3)
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = objective.charge(network, None, prepared, split.dataset.vocab, None)["next"] / 12
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+    assert float(loss.detach()) < math.log(24) - 0.5

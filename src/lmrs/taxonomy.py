@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+import torch
 from torch import nn
 
 from lmrs.errors import LmrsError
@@ -86,7 +87,8 @@ def fingerprints(modules: nn.Module) -> dict[str, str]:
     """SHA-256 of every parameter's bytes, by name: what `check` compares."""
     found = {}
     for name, parameter in modules.named_parameters():
-        found[name] = hashlib.sha256(parameter.detach().cpu().contiguous().view(-1).numpy().tobytes()).hexdigest()
+        raw = parameter.detach().cpu().contiguous().view(-1).view(torch.uint8)  # numpy knows no bfloat16
+        found[name] = hashlib.sha256(raw.numpy().tobytes()).hexdigest()
     return found
 
 

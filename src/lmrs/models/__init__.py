@@ -6,21 +6,22 @@ from lmrs.models.caser import Caser
 from lmrs.models.ease import EASE
 from lmrs.models.ensemble import Ensemble
 from lmrs.models.features import Features
+from lmrs.models.fused_prompt import FusedPrompt
 from lmrs.models.generative import Generative, Scratch
 from lmrs.models.markov import Markov
 from lmrs.models.named_entities import NamedEntities
 from lmrs.models.neighbours import ItemKNN
 from lmrs.models.network import Control, ControlScorer, Model, Network, Scorer
+from lmrs.models.news import News
 from lmrs.models.path_lm import PathLM
 from lmrs.models.pepler import Pepler
 from lmrs.models.peter import Peter
-from lmrs.models.news import News
 from lmrs.models.popularity import Popularity, RecentPopularity
 from lmrs.models.profile_prompt import ProfilePrompt
 from lmrs.models.prompted import Prompted
 from lmrs.models.recurrent import Recurrent
-from lmrs.models.reward_prompt import RewardPrompt
 from lmrs.models.relational import Relational
+from lmrs.models.reward_prompt import RewardPrompt
 from lmrs.models.text_clicks import TextClicks
 from lmrs.models.text_items import TextItems
 from lmrs.models.text_towers import TextTowers
@@ -35,6 +36,7 @@ __all__ = [
     "EASE",
     "Ensemble",
     "Features",
+    "FusedPrompt",
     "Generative",
     "Gated",
     "ItemKNN",

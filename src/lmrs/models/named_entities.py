@@ -15,6 +15,7 @@ from lmrs.losses import Output
 from lmrs.models.dropout import dropout
 from lmrs.models.network import Model, Network
 from lmrs.models.relational import Relational
+from lmrs.models.table import Table
 from lmrs.split import Train
 from lmrs.visibility import Causal, Visibility
 from lmrs.vocab import Vocab
@@ -71,15 +72,12 @@ class NamedEntitiesNetwork(Network):
         self.attend = nn.Linear(self.dim, model.hidden, bias=False)
         self.weigh = nn.Linear(model.hidden, 1, bias=False)
         self.item_bias = nn.Parameter(torch.zeros(vocab.n_items))
-        self._kept: tuple[list[Tensor], Tensor] | None = None
-        self._made: tuple[list[int], Tensor] | None = None
+        self.table = Table(self.entities)
 
     def forward(self, batch: Batch, visible: Visibility, rng: torch.Generator | None = None, at: Tensor | None = None) -> Tensor:
         if not self.model.allows(visible):
             raise ContractError(needed="Causal() visibility", came=repr(visible))
-        table = self.items()
-        if torch.is_grad_enabled():  # what is charged next is scored against the same table
-            self._made = [each._version for each in self.entities.parameters()], table
+        table = self.table.made()
         item = batch.channels["item"]
         real = (item < self.n_items)[:, None].to(table)  # (N, 1)
         h = dropout(table[item.clamp_max(self.n_items - 1)], self.model.dropout, rng)
@@ -92,17 +90,5 @@ class NamedEntitiesNetwork(Network):
         states = found[:, :-1] / torch.where(found[:, -1:] > 0, found[:, -1:], 1.0)
         return states if at is None else states[at]
 
-    def items(self) -> Tensor:
-        """[V, D]: h, made anew where gradients are wanted, else only if a weight has changed."""
-        if torch.is_grad_enabled():
-            return self.entities()
-        now = list(self.entities.parameters())
-        if self._kept is None or not all(map(torch.equal, now, self._kept[0])):
-            self._kept = [each.detach().clone() for each in now], self.entities()
-        return self._kept[1]
-
     def output(self) -> Output:
-        made, self._made = self._made, None
-        if made is not None and torch.is_grad_enabled() and made[0] == [each._version for each in self.entities.parameters()]:
-            return Output(made[1], self.item_bias)
-        return Output(self.items(), self.item_bias)
+        return Output(self.table.again(), self.item_bias)

@@ -15,15 +15,15 @@ from lmrs.systems.kbrd import kbrd
 from lmrs.systems.language import language
 from lmrs.systems.lmrec import lmrec
 from lmrs.systems.markov import markov
-from lmrs.systems.plm_rec import plm_rec
 from lmrs.systems.p5 import p5
 from lmrs.systems.pepler import pepler
 from lmrs.systems.peter import peter
 from lmrs.systems.plm_nr import plm_nr
+from lmrs.systems.plm_rec import plm_rec
 from lmrs.systems.popularity import popularity
 from lmrs.systems.ppr import ppr
-from lmrs.systems.prl import prl
 from lmrs.systems.prec import prec
+from lmrs.systems.prl import prl
 from lmrs.systems.prompt4nr import prompt4nr
 from lmrs.systems.ptm4tag import ptm4tag
 from lmrs.systems.recent_popularity import recent_popularity
@@ -32,6 +32,7 @@ from lmrs.systems.sasrec import sasrec
 from lmrs.systems.tallrec import tallrec
 from lmrs.systems.tiger import tiger
 from lmrs.systems.transformers4rec import transformers4rec
+from lmrs.systems.unicrs import unicrs
 from lmrs.systems.unisrec import unisrec
 from lmrs.systems.walks import walks
 from lmrs.systems.zero_shot import zero_shot
@@ -67,6 +68,7 @@ CATALOGUE: dict[str, Callable[..., System]] = {
     "pepler": pepler,
     # dialogues
     "kbrd": kbrd,
+    "unicrs": unicrs,
     # news: what was shown, and what of it was clicked
     "plm-nr": plm_nr,
     "prec": prec,
@@ -82,6 +84,6 @@ CATALOGUE: dict[str, Callable[..., System]] = {
 
 __all__ = [
     "CATALOGUE", "bert4rec", "caser", "ease", "esasrec", "gru4rec", "item_knn", "kbrd", "language", "lmrec", "markov", "p5", "plm_rec",
-    "pepler", "peter", "popularity", "ppr", "prl", "plm_nr", "prec", "prompt4nr", "ptm4tag", "recent_popularity", "s3rec", "sasrec", "tallrec", "tiger", "transformers4rec", "unisrec", "walks",
+    "pepler", "peter", "popularity", "ppr", "prl", "plm_nr", "prec", "prompt4nr", "ptm4tag", "recent_popularity", "s3rec", "sasrec", "tallrec", "tiger", "transformers4rec", "unicrs", "unisrec", "walks",
     "zero_shot",
 ]  # fmt: skip
