@@ -83,7 +83,7 @@ CATALOGUE: dict[str, Callable[..., System]] = {
 }
 
 __all__ = [
-    "CATALOGUE", "bert4rec", "caser", "ease", "esasrec", "gru4rec", "item_knn", "kbrd", "language", "lmrec", "markov", "p5", "plm_rec",
-    "pepler", "peter", "popularity", "ppr", "prl", "plm_nr", "prec", "prompt4nr", "ptm4tag", "recent_popularity", "s3rec", "sasrec", "tallrec", "tiger", "transformers4rec", "unicrs", "unisrec", "walks",
-    "zero_shot",
+    "CATALOGUE", "bert4rec", "caser", "ease", "esasrec", "gru4rec", "item_knn", "kbrd", "language", "lmrec", "markov", "p5",
+    "pepler", "peter", "plm_nr", "plm_rec", "popularity", "ppr", "prec", "prl", "prompt4nr", "ptm4tag", "recent_popularity",
+    "s3rec", "sasrec", "tallrec", "tiger", "transformers4rec", "unicrs", "unisrec", "walks", "zero_shot",
 ]  # fmt: skip
