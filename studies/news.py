@@ -2,16 +2,16 @@
 
     python -m studies.news [texts] [prompts] [--seed N]
 
-The data is `synthetic_news`, whose ceiling is known: the real logs at hand lack the texts. One word in six of a title tells its
-topic, so that a vector of the whole title says little. Two questions:
+The data is `synthetic_news`, whose ceiling is known: the real logs at hand lack the texts. In the first question one word in six
+of a title tells its topic, so that a vector of the whole title says little. Two questions:
 
-texts: the same reader over texts that are read by a frozen language model, by one whose last two layers learn (PLM-NR), and by
-that one with cached vectors; a click network on frozen vectors (PREC) with and without a pre-trained reader; popularity. Needs
-the backbone minilm.
+texts: the same reader over texts that are read by a frozen sentence encoder and by one whose last two layers learn, both from the
+same state (PLM-NR with mean pooling); a click network on frozen vectors (PREC) with and without a pre-trained reader; popularity.
+Needs the backbone minilm.
 
-prompts: Prompt4NR's discrete, continuous and hybrid templates, alone and together, with the training impressions of every second
-and of every eighth reader. No small masked language model is at hand, so a stage before the first one makes one: a BERT of two
-layers of width 64 over the words of the titles, taught to fill in words of titles and of histories of training impressions.
+prompts: Prompt4NR's discrete, continuous and hybrid templates, alone and together, on news whose titles speak of nothing but
+their topic. No small masked language model is at hand, so a stage before the first one makes one: a BERT of two layers of width 64 over
+the words of the titles, taught to fill in words of titles and of histories of training impressions.
 
 AUC by impression on the test part; differences are paired by impression (randomisation test, Holm within a question).
 Result: studies/results/news.{json,md}.
@@ -36,7 +36,7 @@ from lmrs.models.network import Scorer
 from lmrs.progress import Reporter
 from lmrs.records import Impressions
 from lmrs.sources import news_ceiling, synthetic_news
-from lmrs.split import Split, Train, by_time, fewer
+from lmrs.split import Split, by_time, fewer
 from lmrs.statistics import holm, seeds_difference, sign_flip_test
 from lmrs.system import System
 from lmrs.systems.prompt4nr import TEMPLATES, prompt4nr
@@ -45,9 +45,14 @@ from lmrs.views import Impressions as Shown
 
 RESULTS = Path(__file__).parent / "results"
 MEASURES = (AUC(), MINDMRR(), NDCG(5), NDCG(10))
-KINDS, ASKED = ("discrete", "continuous", "hybrid"), ("action", "utility")
-SIZES = {"half": 2, "an eighth": 8}
-SINGLE = [f"{kind}-{each}" for kind in KINDS for each in ASKED]
+DATA = {
+    "texts": {"readers": 400, "articles": 160, "impressions": 4, "history": 6, "fresh": 60, "title": 6, "purity": 0.05},
+    "prompts": {
+        "readers": 400, "articles": 160, "impressions": 4, "history": 4, "fresh": 60, "title": 4, "purity": 1.0, "topics": 4,
+        "likes": 1,
+    },
+}  # fmt: skip
+SINGLE = ("discrete-action", "continuous-action", "hybrid-action")
 
 
 def main() -> None:
@@ -55,10 +60,10 @@ def main() -> None:
     parser.add_argument("questions", nargs="*", default=["texts", "prompts"], help="texts, prompts or both")
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
-    made = synthetic_news(readers=400, articles=160, impressions=4, history=6, fresh=60, title=6, purity=0.05)
-    split = by_time(made, valid_from=0.75, test_from=0.85)
     with Reporter() as reporter:
         for question in a.questions:
+            made = synthetic_news(**DATA[question])
+            split = by_time(made, valid_from=0.75, test_from=0.85)
             arms: dict[str, dict] = {}
             if question == "texts":
                 texts(arms, split, a.seed, reporter)
@@ -77,11 +82,10 @@ def texts(arms: dict[str, dict], split: Split, seed: int, reporter: Reporter) ->
     popular.estimate(split.train)
     arms["popularity"] = judged(popular, None, split, Clicks(Shown(max_len=6)), 0.0)
     reader = {"max_len": 6, "query": 64, "batch_size": 128, "patience": None}
-    tower = {**reader, "text_heads": 8, "text_width": 16, "epochs": 16, "lr": 4e-4, "layers": 4}
+    reader |= {"pooling": "mean", "layers": 6}
     options: dict[str, System] = {
-        "PLM-NR, last two layers": systems.plm_nr(**tower),
-        "PLM-NR, cached for 8 steps": systems.plm_nr(**tower, policy="cached", staleness=8),
-        "same reader, frozen": systems.plm_nr(**reader, policy="frozen", pooling="mean", layers=6, epochs=40, lr=1e-3),
+        "PLM-NR, last two layers": systems.plm_nr(**reader, epochs=14, lr=5e-4),
+        "same reader, frozen": systems.plm_nr(**reader, policy="frozen", epochs=40, lr=1e-3),
         "PREC": systems.prec(max_len=6, texts=("title",), pretrain_epochs=20, epochs=20, patience=None),
         "PREC without reader's pre-training": systems.prec(max_len=6, texts=("title",), pretrain=False, epochs=20, patience=None),
     }
@@ -102,37 +106,19 @@ def judged(scorer: Scorer, objective, split: Split, task, seconds: float) -> dic
 
 
 def prompts(arms: dict[str, dict], split: Split, backbone: Path, seed: int, reporter: Reporter) -> None:
-    options = {
-        "backbone": str(backbone),
-        "head": "trained",
-        "max_len": 4,
-        "context": 128,
-        "lr": 1e-3,
-        "epochs": 3,
-        "unclicked": 1,
-    }
-    together_of = {**{f"both {kind}": [f"{kind}-{each}" for each in ASKED] for kind in KINDS}, "all six": SINGLE}
-    for size, part in ((name, some_readers(fewer(split, valid=60), each)) for name, each in SIZES.items()):
-        found: dict[str, Fitted] = {}
-        for name in SINGLE:
-            system = prompt4nr(**options, templates=(name,), patience=None)
-            fitted = found[name] = fit(system, part, seed=seed, reporter=reporter)
-            arms[f"{name}, {size}"] = judged(fitted.scorer, fitted.objective, split, system.task, fitted.cpu_seconds)
-        for label, names in together_of.items():
-            system = prompt4nr(**options, templates=tuple(names))
-            assert isinstance(system.model, models.Ensemble)
-            together = system.model.build(found[names[0]].vocab)
-            for member, each in zip(together.members, names, strict=True):
-                member.load_state_dict(found[each].scorer.state_dict())
-            seconds = sum(found[each].cpu_seconds for each in names)
-            arms[f"{label}, {size}"] = judged(together, system.stages[-1].objective, split, system.task, seconds)
-
-
-def some_readers(split: Split, each: int) -> Split:
-    """The same split where only the clicks of every so many-th reader are to be learnt from."""
-    data = split.dataset
-    stop = np.where(np.arange(data.n_users) % each == 0, split.train.stop, split.train.start)
-    return replace(split, train=Train(data, stop))
+    options = {"backbone": str(backbone), "head": "trained", "max_len": 4, "context": 128, "lr": 1e-3, "unclicked": 1}
+    found: dict[str, Fitted] = {}
+    for name in SINGLE:
+        system = prompt4nr(**options, templates=(name,), epochs=8, batch_size=32, patience=None)
+        fitted = found[name] = fit(system, fewer(split, valid=60), seed=seed, reporter=reporter)
+        arms[name] = judged(fitted.scorer, fitted.objective, split, system.task, fitted.cpu_seconds)
+    system = prompt4nr(**options, templates=SINGLE)
+    assert isinstance(system.model, models.Ensemble)
+    together = system.model.build(found[SINGLE[0]].vocab)
+    for member, each in zip(together.members, SINGLE, strict=True):
+        member.load_state_dict(found[each].scorer.state_dict())
+    seconds = sum(each.cpu_seconds for each in found.values())
+    arms["all three together"] = judged(together, system.stages[-1].objective, split, system.task, seconds)
 
 
 def pretrained(folder: Path, made: Dataset, split: Split, seed: int) -> None:
@@ -184,19 +170,14 @@ PAIRS = {
     "texts": [
         ("PLM-NR, last two layers", "same reader, frozen"),
         ("PLM-NR, last two layers", "PREC"),
-        ("PLM-NR, last two layers", "PLM-NR, cached for 8 steps"),
         ("PREC", "PREC without reader's pre-training"),
         ("same reader, frozen", "popularity"),
         ("PREC", "popularity"),
     ],
     "prompts": [
-        pair
-        for size in SIZES
-        for pair in (
-            (f"both hybrid, {size}", f"both continuous, {size}"),
-            (f"both continuous, {size}", f"both discrete, {size}"),
-            (f"all six, {size}", f"BEST, {size}"),
-        )
+        ("hybrid-action", "continuous-action"),
+        ("continuous-action", "discrete-action"),
+        ("all three together", "BEST"),
     ],
 }
 
@@ -206,9 +187,8 @@ def keep(question: str, arms: dict[str, dict], split: Split, seed: int) -> None:
     rows = Clicks(Shown(max_len=6)).rows(split.test).which
     found = []
     for one, other in PAIRS[question]:
-        if other.startswith("BEST"):  # the best single template of the test part: no easier one to beat
-            size = other.partition(", ")[2]
-            other = max((f"{name}, {size}" for name in SINGLE), key=lambda name: arms[name]["values"]["AUC"].mean())
+        if other == "BEST":  # the best single template of the test part: no easier one to beat
+            other = max(SINGLE, key=lambda name: arms[name]["values"]["AUC"].mean())
         x, y = (arms[name]["values"]["AUC"] for name in (one, other))
         gain = seeds_difference(x[None], y[None], seed=0)
         p = sign_flip_test(x, y, seed=0)
@@ -218,13 +198,13 @@ def keep(question: str, arms: dict[str, dict], split: Split, seed: int) -> None:
     file = RESULTS / "news.json"
     told = json.loads(file.read_text()) if file.exists() else {}
     told |= {
-        "data": split.dataset.about["newsroom"],
-        "training_events": split.train.n_events,
-        "test_impressions": len(rows),
-        "ceiling": {name: float(values[rows].mean()) for name, values in news_ceiling(split.dataset).items()},
         "version": __version__,
         question: {
             "seed": seed,
+            "data": DATA[question],
+            "training_events": split.train.n_events,
+            "test_impressions": len(rows),
+            "ceiling": {name: float(values[rows].mean()) for name, values in news_ceiling(split.dataset).items()},
             "arms": {
                 name: {**{key: float(np.mean(each)) for key, each in arm["values"].items()}, "cpu_seconds": arm["seconds"]}
                 for name, arm in arms.items()
@@ -236,16 +216,21 @@ def keep(question: str, arms: dict[str, dict], split: Split, seed: int) -> None:
     lines = [
         "# News: what learns from clicks, and how it is asked",
         "",
-        f"`synthetic_news`, {len(rows):,} test impressions of ten news. Made by `python -m studies.news`.",
+        "`synthetic_news`, test impressions of ten news each. Made by `python -m studies.news`.",
     ]
     for name in PAIRS:
         if name in told:
-            lines += ["", f"## {name.capitalize()} (seed {told[name]['seed']})", "", *table(told[name], told["ceiling"])]
+            lines += [
+                "",
+                f"## {name.capitalize()}: {told[name]['test_impressions']:,} impressions, seed {told[name]['seed']}",
+                "",
+                *table(told[name]),
+            ]
     (RESULTS / "news.md").write_text("\n".join(lines) + "\n")
 
 
-def table(told: dict, ceiling: dict[str, float]) -> list[str]:
-    names = [str(each) for each in MEASURES]
+def table(told: dict) -> list[str]:
+    ceiling, names = told["ceiling"], [str(each) for each in MEASURES]
     lines = [
         f"| arm | {' | '.join(names)} | CPU seconds of fit |",
         "|---|---|---|---|---|---|",
