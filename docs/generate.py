@@ -41,9 +41,9 @@ def _between(file: Path, text: str) -> str:
 
 
 def _table(listed: list[Entry]) -> str:
-    lines = ["| system | paper | strategy | reads | objectives |", "|---|---|---|---|---|"]
+    lines = ["| system | paper | strategy | reads | is asked | objectives |", "|---|---|---|---|---|---|"]
     for each in listed:
-        cells = [f"`{each.name}`", _source(each), _strategy(each), ", ".join(each.data), ", ".join(each.objectives)]
+        cells = [f"`{each.name}`", _source(each), _strategy(each), ", ".join(each.data), each.task, ", ".join(each.objectives)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -9,8 +9,8 @@ Each class is a list of rules, one method each; a broken rule raises AssertionEr
 data set of a few dozen users that is made in memory (`tiny`), in fp64 where equality is meant, and need nothing but lmrs.
 """
 
-from lmrs.testing.explainers import ExplainerTests
 from lmrs.testing.documents import DocumentTests
+from lmrs.testing.explainers import ExplainerTests
 from lmrs.testing.likelihoods import LikelihoodTests
 from lmrs.testing.losses import LossTests
 from lmrs.testing.measures import MeasureTests
@@ -24,8 +24,8 @@ from lmrs.testing.views import RecordViewTests, ViewTests
 
 __all__ = [
     "ControlTests",
-    "ExplainerTests",
     "DocumentTests",
+    "ExplainerTests",
     "FittedTests",
     "LikelihoodTests",
     "LossTests",
