@@ -78,8 +78,8 @@ def section(name: str, report: dict[str, Any]) -> list[str]:
     out = [f"## {name}", "", how, ""]
     if limit := report.get("roofline"):
         out += [
-            f"Roofline: {limit['megaflop_a_target']} MFLOP a target, forward and backward, at {limit['fp32_gflops']} GFLOP/s (the",
-            f"best 1024 x 1024 fp32 product in the same processes): {limit['targets_a_second']:,} targets a second.",
+            f"Roofline: {limit['megaflop_a_target']} MFLOP a target, forward and backward, at {limit['fp32_gflops']} GFLOP/s",
+            f"(the best 1024 x 1024 fp32 product in the same processes): {limit['targets_a_second']:,} targets a second.",
             "",
         ]
     for part, sides in report.get("parts", {"": report.get("sides", {})}).items():

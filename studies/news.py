@@ -10,8 +10,8 @@ same state (PLM-NR with mean pooling); a click network on frozen vectors (PREC) 
 Needs the backbone minilm.
 
 prompts: Prompt4NR's discrete, continuous and hybrid templates, alone and together, on news whose titles speak of nothing but
-their topic. No small masked language model is at hand, so a stage before the first one makes one: a BERT of two layers of width 64 over
-the words of the titles, taught to fill in words of titles and of histories of training impressions.
+their topic. No small masked language model is at hand, so a stage before the first one makes one: a BERT of two layers of
+width 64 over the words of the titles, taught to fill in words of titles and of histories of training impressions.
 
 AUC by impression on the test part; differences are paired by impression (randomisation test, Holm within a question).
 Result: studies/results/news.{json,md}.

@@ -6,10 +6,9 @@ FOLDER holds ml-100k with its knowledge graph. Leave-one-out, the whole catalogu
 One seed, width 64, two layers, 50 walks a user and epoch (paper and released successor: width 100, six layers, longer).
 
 Arms: popularity; the bare random walk; a path model begun with TransE vectors and one with random ones; each of these two is
-asked twice, constrained to the edges of the graph and free. Differences are paired by user (randomisation test, Holm over all). Of the ten
-likeliest paths of each user is told how many keep to the graph; and what share of the catalogue walks reach at all.
-Result: studies/results/plm_rec.{json,md}.
-"""
+asked twice, constrained to the edges of the graph and free. Differences are paired by user (randomisation test, Holm over
+all). Of the ten likeliest paths of each user is told how many keep to the graph; and what share of the catalogue walks reach
+at all. Result: studies/results/plm_rec.{json,md}."""
 
 from __future__ import annotations
 
@@ -138,9 +137,9 @@ def table(found: dict) -> list[str]:
     lines = [
         "# PLM-Rec on ml-100k with its knowledge graph",
         "",
-        "943 test users, one seed. Of the ten likeliest paths of a user: the share with no hop that is not an edge, and the share",
-        "that ends in an item the user has not had. Surprise: mean -log2 of the training share of what is recommended. Made by",
-        "`python -m studies.plm_rec`.",
+        "943 test users, one seed. Of the ten likeliest paths of a user: the share with no hop that is not an edge, and the",
+        "share that ends in an item the user has not had. Surprise: mean -log2 of the training share of what is recommended.",
+        "Made by `python -m studies.plm_rec`.",
         "",
         "| arm | NDCG@10 | HR@10 | paths in the graph | ending in a new item | distinct items in the top 10 | surprise, bits |",
         "|---|---|---|---|---|---|---|",

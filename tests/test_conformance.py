@@ -338,9 +338,7 @@ class TestContrastiveOfTexts(ObjectiveTests):
 
 class TestOpened(ObjectiveTests):
     part = objectives.Opened(hide=0.5, drop=0.4)
-    model = models.ProfilePrompt(
-        models.Transformer(dim=8, layers=2, heads=2, max_len=12, dropout=0.3), personal=False, length=2
-    )
+    model = models.ProfilePrompt(models.Transformer(dim=8, layers=2, heads=2, max_len=12, dropout=0.3), personal=False, length=2)
     zero_cost = {"next": math.log(V), "alike": math.log(10)}  # ten rows in the batch
     runs = 1  # the others predict nothing
 

@@ -4,9 +4,9 @@ from lmrs.objectives.cloze import Cloze
 from lmrs.objectives.continuation import Continuation
 from lmrs.objectives.contrastive import Contrastive
 from lmrs.objectives.explanation import Explanation
+from lmrs.objectives.instructed import Instructed
 from lmrs.objectives.liking import Liking
 from lmrs.objectives.margin import Margin
-from lmrs.objectives.instructed import Instructed
 from lmrs.objectives.mutual import Mutual
 from lmrs.objectives.next_item import NextItem
 from lmrs.objectives.next_items import NextItems
@@ -16,8 +16,8 @@ from lmrs.objectives.path_tokens import PathTokens
 from lmrs.objectives.permuted import Permuted
 from lmrs.objectives.replaced import Replaced
 from lmrs.objectives.rewarded_next import RewardedNext
-from lmrs.objectives.spoken import Spoken
 from lmrs.objectives.shown import Shown
+from lmrs.objectives.spoken import Spoken
 from lmrs.objectives.tags import Tags
 from lmrs.objectives.total import Total
 from lmrs.objectives.verdict import Verdict

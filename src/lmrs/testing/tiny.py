@@ -67,8 +67,9 @@ def profiled() -> Split:
 
 
 def posts(*, documents: int = 40, seed: int = 0) -> Split:
-    """Documents split by time: a word of the title stands for one of the tags 0 to 3, one of the text for one of 4 to 7, and one of
-    the code, which every other document has, for tag 8. Nobody has tag 9; document 1 has no text but its title, 2 a blank one."""
+    """Documents split by time: a word of the title stands for one of the tags 0 to 3, one of the text for one of 4 to 7, and one
+    of the code, which every other document has, for tag 8. Nobody has tag 9; document 1 has no text but its title, 2 a blank
+    one."""
     rng = np.random.default_rng(seed)
     topics, places = ("brew", "grind", "roast", "pour"), ("kitchen", "garden", "cellar", "office")
     tables: dict[str, list[str | None]] = {"title": [], "text": [], "code": []}
@@ -98,9 +99,7 @@ def vocab(train: Train) -> Vocab:
     return replace(train.dataset.vocab, counts=train.counts(), catalogue=train.dataset.items)
 
 
-def batch(
-    train: Train, *, lengths: tuple[int, ...] = (5, 2, 8, 1, 8, 6, 3, 7, 4, 2, 1, 5), view: View | None = None
-) -> Batch:
+def batch(train: Train, *, lengths: tuple[int, ...] = (5, 2, 8, 1, 8, 6, 3, 7, 4, 2, 1, 5), view: View | None = None) -> Batch:
     """Rows of the given lengths, one user's newest training events each, as the view reads them."""
     view = view or ItemSequence(max_len=max(lengths))
     free = list(np.argsort(-train.lengths, kind="stable"))

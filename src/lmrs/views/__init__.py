@@ -2,13 +2,29 @@
 
 from lmrs.views.dialogues import TurnRows, Turns
 from lmrs.views.documents import Documents
+from lmrs.views.impressions import Impressions, ShownRows
 from lmrs.views.paths import Paths
 from lmrs.views.profiled import Profiled
 from lmrs.views.rated import Rated
-from lmrs.views.rewarded import Rewarded
 from lmrs.views.reviews import ReviewRows, Reviews
-from lmrs.views.impressions import Impressions, ShownRows
+from lmrs.views.rewarded import Rewarded
 from lmrs.views.sequence import ItemSequence, Rows
 from lmrs.views.view import Examples, View
 
-__all__ = ["Documents", "Examples", "Impressions", "ShownRows", "ItemSequence", "Paths", "Profiled", "Rated", "Rewarded", "ReviewRows", "Reviews", "Rows", "TurnRows", "Turns", "View"]
+__all__ = [
+    "Documents",
+    "Examples",
+    "Impressions",
+    "ShownRows",
+    "ItemSequence",
+    "Paths",
+    "Profiled",
+    "Rated",
+    "Rewarded",
+    "ReviewRows",
+    "Reviews",
+    "Rows",
+    "TurnRows",
+    "Turns",
+    "View",
+]
