@@ -1,13 +1,14 @@
 """UniSRec: does pre-training over other domains pay on a new one, and are items recommended that nobody had?
 
-    python -m studies.unisrec --data-root FOLDER [--seeds N]
+    python -m studies.unisrec --data-root FOLDER [--seeds N] [--few USERS]
 
 FOLDER holds amazon-beauty, amazon-sports, amazon-toys (sources) and online-retail (target). Texts: the short text of an Amazon
 item, the title of a retail one, read by a frozen minilm. Subsampled to stay within minutes: the 1,500 items with most events of
 each source and 3,000 of its users, 1,000 users of the target; 64 wide, histories of 20.
 One: leave one out on the target, the whole catalogue ranked; the adaptor tuned on a pre-trained body, all trained from scratch,
 the adaptor tuned on a random body, and SASRec by ids. Two: a tenth of the items taken out of training; where they are ranked.
-Differences are paired by user, Holm-corrected. Result: studies/results/unisrec.{json,md}.
+With --few USERS: one again, but only so many users of the target train, all are asked, and the pre-trained model is also asked
+untuned. Differences are paired by user, Holm-corrected. Result: studies/results/unisrec.{json,md}, unisrec-few.{json,md}.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from lmrs import __version__, sources, systems, tuning
+from lmrs import __version__, models, sources, systems, tuning
 from lmrs.dataset import Dataset
-from lmrs.fit import fit
+from lmrs.fit import Fitted, fit
 from lmrs.judge import judge
 from lmrs.measures import NDCG, Recall
 from lmrs.new_items import without_items
@@ -89,34 +90,40 @@ def compared(values: dict[str, np.ndarray], asked: list[tuple[str, str]]) -> lis
     return rows
 
 
+def pretrained(pre: Split, epochs: int, seed: int, run: Path) -> Fitted:
+    """The first stage on the sources, saved in `run`."""
+    made = systems.unisrec(**SIZES, pretrain_epochs=epochs, pretrain_batch_size=512, every=epochs, epochs=1)  # type: ignore[arg-type]
+    with Reporter() as reporter:
+        first = fit(replace(made, stages=made.stages[:1]), pre, seed=seed, reporter=reporter)
+    Recommender.of(first).save(run / "model")
+    return first
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--pretrain-epochs", type=int, default=8)
+    parser.add_argument("--few", type=int)
     a = parser.parse_args()
     torch.set_num_threads(1)
     begun = time.process_time()
     domains = [subsample(sources.load(a.data_root / name), items=1500, users=3000, seed=1) for name in SOURCES]
     pre = fewer(leave_one_out(sources.union(domains)), valid=500)
     target = subsample(sources.load(a.data_root / "online-retail"), items=None, users=1000, seed=2)
-    split, new = fewer(leave_one_out(target), valid=300), without_items(target, share=0.1, seed=0)
-    new = fewer(new, valid=300)
+    split = fewer(leave_one_out(target), valid=300)
+    if a.few is not None:
+        few(pre, split, a.few, a.pretrain_epochs)
+        return
+    new = fewer(without_items(target, share=0.1, seed=0), valid=300)
     options = {**SIZES, **FIT}
     arms: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray, float]]] = {}
     fresh: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray, float]]] = {}
     costs = 0.0
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(a.seeds):
-            made = systems.unisrec(
-                **SIZES, pretrain_epochs=a.pretrain_epochs, pretrain_batch_size=512, every=a.pretrain_epochs, epochs=1
-            )  # type: ignore[arg-type]
-            made = replace(made, stages=made.stages[:1])
-            with Reporter() as reporter:
-                first = fit(made, pre, seed=seed, reporter=reporter)
             run = Path(folder) / str(seed)
-            Recommender.of(first).save(run / "model")
-            costs += first.cpu_seconds
+            costs += pretrained(pre, a.pretrain_epochs, seed, run).cpu_seconds
             scratch = systems.unisrec(**options, pretrain=False)  # type: ignore[arg-type]
             ids = systems.sasrec(dim=64, max_len=20, dropout=0.2, **FIT)  # type: ignore[arg-type]
             wanted = {
@@ -168,14 +175,70 @@ def main() -> None:
     (RESULTS / "unisrec.md").write_text("\n".join(report(found)) + "\n")
 
 
-def report(found: dict) -> list[str]:
-    def table(rows: list[dict]) -> list[str]:
-        lines = ["| | less | difference | p (Holm) |", "|---|---|---|---|"]
-        for row in rows:
-            mean, low, high = row["difference"]
-            lines.append(f"| {row['one']} | {row['less']} | {mean:+.4f} [{low:+.4f}, {high:+.4f}] | {row['p_holm']:.4f} |")
-        return [*lines, ""]
+def few(pre: Split, split: Split, users: int, epochs: int) -> None:
+    """The arms again where the target has few users to learn from; as many steps as there are with 1,000."""
+    begun = time.process_time()
+    stop = split.dataset.offsets[:-1].copy()
+    drawn = np.random.default_rng(3).permutation(np.flatnonzero(split.train.lengths > 2))[:users]
+    stop[drawn] = split.train.stop[drawn]
+    small = replace(split, train=replace(split.train, stop=stop))
+    longer = {**FIT, "epochs": 60, "every": 20, "batch_size": min(users, 64)}
+    arms: dict[str, np.ndarray] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder)
+        pretrained(pre, epochs, 0, run)
+        start = systems.unisrec(**SIZES, **longer, start=str(run))  # type: ignore[arg-type]
+        scratch = systems.unisrec(**SIZES, **longer, pretrain=False)  # type: ignore[arg-type]
+        wanted = {
+            "pre-trained body, adaptor tuned": start,
+            "random body, adaptor tuned": frozen_body(scratch),
+            "from scratch, all trained": scratch,
+            "ids (SASRec)": systems.sasrec(dim=64, max_len=20, dropout=0.2, **longer),  # type: ignore[arg-type]
+        }
+        for name, system in wanted.items():
+            arms[name] = measured(system, small, 0)[0]
+        assert isinstance(start.model, models.TextItems)
+        vocab = replace(split.dataset.vocab, counts=small.train.counts(), catalogue=split.dataset.items)
+        vocab = replace(vocab, prepared=start.model.prepare(small.train, seed=0))
+        last = start.stages[-1]
+        assert isinstance(last, Stage)
+        judged = judge(start.model.build(vocab), last.objective, start.task, split.test, vocab, k=1, seed=0)
+        arms["pre-trained, not tuned"] = NDCG(10)(judged.ranks)
+    arms["chance"] = np.full(len(split.test), sum(1 / np.log2(1 + rank) for rank in range(1, 11)) / split.dataset.n_items)
+    best = "pre-trained body, adaptor tuned"
+    asked = [(best, "from scratch, all trained"), (best, "random body, adaptor tuned"), ("pre-trained, not tuned", "chance")]
+    found = {
+        "training_users": users,
+        "users": len(split.test),
+        "NDCG@10": {name: float(values.mean()) for name, values in arms.items()},
+        "tests": compared({name: values[None] for name, values in arms.items()}, asked),
+        "cpu_seconds": time.process_time() - begun,
+        "version": __version__,
+    }
+    (RESULTS / "unisrec-few.json").write_text(json.dumps(found, indent=1) + "\n")
+    lines = [
+        f"# UniSRec over domains: {users} users of online-retail train, {len(split.test)} are asked",
+        "",
+        f"Made by `python -m studies.unisrec --few {users}`; {found['cpu_seconds']:,.0f} CPU seconds.",
+        "",
+        "| arm | NDCG@10 |",
+        "|---|---|",
+        *(f"| {name} | {value:.4f} |" for name, value in found["NDCG@10"].items()),  # type: ignore[attr-defined]
+        "",
+        *table(found["tests"]),  # type: ignore[arg-type]
+    ]
+    (RESULTS / "unisrec-few.md").write_text("\n".join(lines) + "\n")
 
+
+def table(rows: list[dict]) -> list[str]:
+    lines = ["| | less | difference | p (Holm) |", "|---|---|---|---|"]
+    for row in rows:
+        mean, low, high = row["difference"]
+        lines.append(f"| {row['one']} | {row['less']} | {mean:+.4f} [{low:+.4f}, {high:+.4f}] | {row['p_holm']:.4f} |")
+    return [*lines, ""]
+
+
+def report(found: dict) -> list[str]:
     lines = [
         "# UniSRec over domains, on online-retail",
         "",

@@ -184,8 +184,8 @@ def second_part(root: Path, queries: int) -> dict:
     )  # fmt: skip
     kinds = ("popularity", "length", "prior")
     calibrated = compared(
-        {f"{name}: |{kind}|": np.abs(habits[name][kind]) for name in ("smollm2, sum", "smollm2, pmi") for kind in kinds},
-        [(f"smollm2, sum: |{kind}|", f"smollm2, pmi: |{kind}|") for kind in kinds],
+        {f"{name}: size of {kind}": np.abs(habits[name][kind]) for name in ("smollm2, sum", "smollm2, pmi") for kind in kinds},
+        [(f"smollm2, sum: size of {kind}", f"smollm2, pmi: size of {kind}") for kind in kinds],
     )
     return {
         "queries": len(asked),
