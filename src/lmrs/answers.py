@@ -163,8 +163,8 @@ def rank(
     scores[out_row, out_item] = -torch.inf
     try:
         if not bool((kept < torch.inf).all()):  # False for NaN as well
-            at = int((~(kept < torch.inf)).nonzero()[0])
-            _refuse(query[out[at] // width], out[at] % width, float(kept[at]))
+            odd = int((~(kept < torch.inf)).nonzero()[0])
+            _refuse(query[out[odd] // width], int(out[odd] % width), float(kept[odd]))
         return _order(
             scores,
             query=query,
