@@ -7,14 +7,14 @@ import json
 import click
 
 from lmrs.cli import options
-from lmrs.cli.history import events_of, load
+from lmrs.cli.history import load, whose
 
 
 @click.command()
 @click.argument("run")
 @click.option("--item", required=True, metavar="ID_OR_TITLE", help="The item in question.")
 @click.option("--user", metavar="USER", help="Who: a user of the run's data.")
-@click.option("--history", metavar="ID,ID,...", help="Item ids, oldest first, for systems that know histories, not users.")
+@click.option("--history", metavar="ID,ID,...", help="Ids or titles, oldest first, for systems that know no users.")
 @click.option("--feature", metavar="WORD", help="What to speak of, for systems that read it (peter with feature=True).")
 @click.option("-k", "k", default=1, show_default=True, help="How many reasons, if there are several.")
 @options.as_json
@@ -29,16 +29,15 @@ def explain(run: str, item: str, user: str | None, history: str | None, feature:
         raise UserError(needed="--user or --history", came="both", remedy="leave one out")
     folder = Path(run)
     recommender = load(folder)
-    events = [text.strip() for text in (history or "").split(",") if text.strip()]
     knows = isinstance(recommender.system.model, Model) and recommender.system.model.knows_users
-    if user is not None and not knows:
-        events = events_of(folder, user)[0]
+    events, _, notes = whose(recommender, folder, history, (), None if knows else user)
+    notes = [*recommender.notes, *notes]
     found = recommender.explain(item, user=user if knows else None, history=events, feature=feature, k=k)
     if as_json:
         shown = {"item": item, "user": user, "history": events, "reasons": [each.text for each in found]}
-        click.echo(json.dumps({**shown, "notes": list(recommender.notes)}, indent=2))
+        click.echo(json.dumps({**shown, "notes": notes}, indent=2))
         return
-    for note in recommender.notes:
+    for note in notes:
         click.echo(note, err=True)
     for each in found:
         click.echo(each.text)

@@ -58,6 +58,7 @@ def fit(
     from lmrs.models import Model
     from lmrs.progress import Reporter
     from lmrs.run import train
+    from lmrs.views import Documents
 
     given = settings.parse(settings.find(system), pairs)
     use_threads(threads)
@@ -84,7 +85,9 @@ def fit(
 
     show.evaluation(found)
     made = settings.make(settings.find(system), given)
-    if made.task.serving is not None:
+    if isinstance(made.task.view, Documents):
+        click.echo(f"next: lmrs recommend {out} --text {made.task.view.parts[0]}=...")
+    elif made.task.serving is not None:
         click.echo(f"next: lmrs recommend {out} --history ID,ID,...")
     elif isinstance(made.model, Model) and made.model.knows_users:
         click.echo(f"next: lmrs explain {out} --user USER --item ITEM")
