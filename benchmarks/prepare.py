@@ -1,11 +1,16 @@
 """How long and how much memory it takes to turn a raw log into the store.
 
-    python benchmarks/prepare.py                 # 10 million events, CSV and Parquet, text and integer ids
-    python benchmarks/prepare.py --events 1000000
+    python -m benchmarks.prepare                 # 10 million events, CSV and Parquet, text and integer ids
+    python -m benchmarks.prepare --events 1000000
+    python -m benchmarks.prepare --beside        # text ids alone, beside RePlay (Polars) and RecBole (pandas)
 
 Makes a log (Zipf items, users in random order, as a server would write it), then prepares it in a fresh process and reads that
 process's peak resident memory. The bound is twice the size of the file, interpreter and libraries included. (A child starts with
 the peak of its parent, so this process stays small and makes the log in another child.)
+
+Beside others, what is timed is lmrs' `sources.load` with an empty cache (checksum and the store on disk included), RePlay's
+`SequenceTokenizer` on a Dataset of Polars, in memory, and RecBole's `create_dataset` of an atomic file, without its rows.
+Equality first: all count the same users, items and events.
 """
 
 from __future__ import annotations
@@ -18,6 +23,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from benchmarks import beside, peers
 
 
 def make(path: Path, *, events: int, users: int, items: int, text: bool) -> None:
@@ -69,6 +76,51 @@ print(json.dumps({"seconds": first, "again_seconds": again, "import_mib": before
 """
 
 
+def side(path: str) -> dict:
+    """lmrs beside others."""
+    from lmrs import sources
+
+    with tempfile.TemporaryDirectory() as cache:
+        begin = time.process_time(), time.perf_counter()
+        dataset = sources.load(path, cache=cache)
+        cpu, wall = time.process_time() - begin[0], time.perf_counter() - begin[1]
+    return {"cpu_seconds": cpu, "wall_seconds": wall, "counts": [dataset.n_users, dataset.n_items, dataset.n_events]}
+
+
+def beside_others(given: argparse.Namespace) -> None:
+    sizes = [f"--events={given.events}", f"--users={given.users}", f"--items={given.items}"]
+    with tempfile.TemporaryDirectory() as work:
+        paths = {suffix: Path(work) / f"interactions.{suffix}" for suffix in ("parquet", "csv")}
+        for path in paths.values():
+            subprocess.run([sys.executable, "-m", "benchmarks.prepare", "--make", str(path), "--text", *sizes], check=True)
+        atomic = Path(work) / "here"
+        atomic.mkdir()
+        head = "user_id:token,item_id:token,rating:float,timestamp:float"
+        with paths["csv"].open() as source, (atomic / "here.inter").open("w") as target:
+            source.readline()
+            target.write(head.replace(",", "\t") + "\n")
+            target.writelines(line.replace('"', "").replace(",", "\t") for line in source)
+        for suffix, path in paths.items():
+            sides = {"lmrs": beside.own("benchmarks.prepare", "--side", str(path))}
+            sides["replay"] = peers.side("replay", json.dumps({"task": "prepare", "path": str(path)}))
+            if suffix == "csv":
+                sides["recbole"] = peers.side("recbole", json.dumps({"task": "prepare", "path": work, "max_len": 50}))
+
+            def keep(reports: beside.Reports, suffix: str = suffix, size: int = path.stat().st_size) -> None:
+                counts = {str(report["counts"]) for found in reports.values() for report in found if "counts" in report}
+                assert len(counts) == 1, f"sides differ in users, items or events: {counts}"
+                data = {"events": given.events, "file_mib": round(size / 2**20, 1), "ids": "text"}
+                parts = {
+                    "processor seconds": beside.summary(reports, lambda report: report["cpu_seconds"], higher=False),
+                    "peak memory : file": beside.summary(reports, lambda report: report["peak_mib"] * 2**20 / size, higher=False),
+                }
+                rounds = max(len(each) for each in reports.values())
+                what = f"preparing events from {suffix.upper()}"
+                beside.write(f"prepare-{suffix}", {"what": what, "data": data, "rounds": rounds, "parts": parts})
+
+            beside.in_turn(sides, rounds=given.rounds, after=keep)
+
+
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     ask.add_argument("--events", type=int, default=10_000_000)
@@ -77,7 +129,18 @@ def main() -> None:
     ask.add_argument("--out", type=Path, help="write the figures to this JSON file")
     ask.add_argument("--make", type=Path, help=argparse.SUPPRESS)
     ask.add_argument("--text", action="store_true", help=argparse.SUPPRESS)
+    ask.add_argument("--beside", action="store_true")
+    ask.add_argument("--rounds", type=int, default=5)
+    ask.add_argument("--side", help=argparse.SUPPRESS)
     given = ask.parse_args()
+    if given.side:
+        from benchmarks.peers.clock import result
+
+        result(side(given.side), "lmrs", "pyarrow", "numpy")
+        return
+    if given.beside:
+        beside_others(given)
+        return
     if given.make is not None:
         make(given.make, events=given.events, users=given.users, items=given.items, text=given.text)
         return
@@ -89,7 +152,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as work:
                 path = Path(work) / f"interactions.{suffix}"
                 kind = ["--text"] if text else []
-                subprocess.run([sys.executable, __file__, "--make", str(path), *kind, *sizes], check=True)
+                subprocess.run([sys.executable, "-m", "benchmarks.prepare", "--make", str(path), *kind, *sizes], check=True)
                 done = subprocess.run(
                     [sys.executable, "-c", CHILD, str(path), f"{work}/cache"],
                     check=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import time
 import warnings
 from pathlib import Path
 
@@ -123,5 +124,35 @@ def evaluate():
     result(laps.found(), "replay-rec", "torch", "numpy", "lightning")
 
 
+def prepare():
+    """From a file to sequences of numbers in memory."""
+    import polars as pl
+    from replay.data import Dataset, FeatureInfo, FeatureSchema
+    from replay.data.nn import SequenceTokenizer
+
+    begin = time.process_time(), time.perf_counter()
+    frame = pl.read_parquet(ASKED["path"]) if ASKED["path"].endswith("parquet") else pl.read_csv(ASKED["path"])
+    kinds = {"user_id": FeatureHint.QUERY_ID, "item_id": FeatureHint.ITEM_ID, "timestamp": FeatureHint.TIMESTAMP}
+    told = [
+        FeatureInfo(name, FeatureType.NUMERICAL if name == "timestamp" else FeatureType.CATEGORICAL, hint)
+        for name, hint in kinds.items()
+    ]
+    dataset = Dataset(feature_schema=FeatureSchema(told), interactions=frame.select(list(kinds)))
+    about = TensorSchema(
+        TensorFeatureInfo(
+            "item_id",
+            is_seq=True,
+            feature_type=FeatureType.CATEGORICAL,
+            feature_hint=FeatureHint.ITEM_ID,
+            feature_sources=[TensorFeatureSource(FeatureSource.INTERACTIONS, "item_id")],
+        )
+    )
+    tokenizer = SequenceTokenizer(about)
+    made = tokenizer.fit_transform(dataset)
+    cpu, wall = time.process_time() - begin[0], time.perf_counter() - begin[1]
+    counts = [len(made), len(tokenizer.item_id_encoder.mapping["item_id"]), len(frame)]
+    result({"cpu_seconds": cpu, "wall_seconds": wall, "counts": counts}, "replay-rec", "polars", "numpy")
+
+
 if __name__ == "__main__":
-    {"train": train, "evaluate": evaluate}[ASKED["task"]]()
+    {"train": train, "evaluate": evaluate, "prepare": prepare}[ASKED["task"]]()
