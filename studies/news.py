@@ -1,6 +1,6 @@
 """News: does a language model pay that learns from clicks? Which prompts do, and several together?
 
-    python -m studies.news [texts] [prompts] [--seed N]
+    python -m studies.news [texts] [prompts] [few] [--seed N]
 
 The data is `synthetic_news`, whose ceiling is known: the real logs at hand lack the texts. In the first question one word in six
 of a title tells its topic, so that a vector of the whole title says little. Two questions:
@@ -10,8 +10,10 @@ same state (PLM-NR with mean pooling); a click network on frozen vectors (PREC) 
 Needs the backbone minilm.
 
 prompts: Prompt4NR's discrete, continuous and hybrid templates, alone and together, on news whose titles speak of nothing but
-their topic. No small masked language model is at hand, so a stage before the first one makes one: a BERT of two layers of
-width 64 over the words of the titles, taught to fill in words of titles and of histories of training impressions.
+their topic. No small masked language model is at hand, so a stage before the first one makes one: a BERT of two layers of width
+64 over the words of the titles, taught to fill in words of titles and of histories of training impressions.
+
+few: the same, taught clicks of every fourth reader alone.
 
 AUC by impression on the test part; differences are paired by impression (randomisation test, Holm within a question).
 Result: studies/results/news.{json,md}.
@@ -36,7 +38,7 @@ from lmrs.models.network import Scorer
 from lmrs.progress import Reporter
 from lmrs.records import Impressions
 from lmrs.sources import news_ceiling, synthetic_news
-from lmrs.split import Split, by_time, fewer
+from lmrs.split import Split, Train, by_time, fewer
 from lmrs.statistics import holm, seeds_difference, sign_flip_test
 from lmrs.system import System
 from lmrs.systems.prompt4nr import TEMPLATES, prompt4nr
@@ -52,12 +54,13 @@ DATA = {
         "likes": 1,
     },
 }  # fmt: skip
+DATA["few"] = DATA["prompts"]
 SINGLE = ("discrete-action", "continuous-action", "hybrid-action")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("questions", nargs="*", default=["texts", "prompts"], help="texts, prompts or both")
+    parser.add_argument("questions", nargs="*", default=["texts", "prompts", "few"], help="which; all")
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
     with Reporter() as reporter:
@@ -70,7 +73,7 @@ def main() -> None:
             else:
                 with tempfile.TemporaryDirectory() as folder:
                     pretrained(Path(folder), made, split, a.seed)
-                    prompts(arms, split, Path(folder), a.seed, reporter)
+                    prompts(arms, split, Path(folder), 4 if question == "few" else 1, a.seed, reporter)
             keep(question, arms, split, a.seed)
 
 
@@ -105,20 +108,27 @@ def judged(scorer: Scorer, objective, split: Split, task, seconds: float) -> dic
 # -- the second question ---------------------------------------------------------------------------------------------------
 
 
-def prompts(arms: dict[str, dict], split: Split, backbone: Path, seed: int, reporter: Reporter) -> None:
+def prompts(arms: dict[str, dict], split: Split, backbone: Path, each: int, seed: int, reporter: Reporter) -> None:
     options = {"backbone": str(backbone), "head": "trained", "max_len": 4, "context": 128, "lr": 1e-3, "unclicked": 1}
     found: dict[str, Fitted] = {}
     for name in SINGLE:
         system = prompt4nr(**options, templates=(name,), epochs=8, batch_size=32, patience=None)
-        fitted = found[name] = fit(system, fewer(split, valid=60), seed=seed, reporter=reporter)
+        fitted = found[name] = fit(system, some_readers(fewer(split, valid=60), each), seed=seed, reporter=reporter)
         arms[name] = judged(fitted.scorer, fitted.objective, split, system.task, fitted.cpu_seconds)
     system = prompt4nr(**options, templates=SINGLE)
     assert isinstance(system.model, models.Ensemble)
     together = system.model.build(found[SINGLE[0]].vocab)
-    for member, each in zip(together.members, SINGLE, strict=True):
-        member.load_state_dict(found[each].scorer.state_dict())
-    seconds = sum(each.cpu_seconds for each in found.values())
+    for member, name in zip(together.members, SINGLE, strict=True):
+        member.load_state_dict(found[name].scorer.state_dict())
+    seconds = sum(fitted.cpu_seconds for fitted in found.values())
     arms["all three together"] = judged(together, system.stages[-1].objective, split, system.task, seconds)
+
+
+def some_readers(split: Split, each: int) -> Split:
+    """The same split where only the clicks of every `each`-th reader are to be learnt from."""
+    data = split.dataset
+    stop = np.where(np.arange(data.n_users) % each == 0, split.train.stop, split.train.start)
+    return replace(split, train=Train(data, stop))
 
 
 def pretrained(folder: Path, made: Dataset, split: Split, seed: int) -> None:
@@ -166,6 +176,11 @@ def pretrained(folder: Path, made: Dataset, split: Split, seed: int) -> None:
 
 # -- the report --------------------------------------------------------------------------------------------------------------
 
+PROMPTS = [
+    ("hybrid-action", "continuous-action"),
+    ("continuous-action", "discrete-action"),
+    ("all three together", "BEST"),
+]
 PAIRS = {
     "texts": [
         ("PLM-NR, last two layers", "same reader, frozen"),
@@ -174,11 +189,8 @@ PAIRS = {
         ("same reader, frozen", "popularity"),
         ("PREC", "popularity"),
     ],
-    "prompts": [
-        ("hybrid-action", "continuous-action"),
-        ("continuous-action", "discrete-action"),
-        ("all three together", "BEST"),
-    ],
+    "prompts": PROMPTS,
+    "few": PROMPTS,
 }
 
 
