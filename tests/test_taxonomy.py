@@ -32,16 +32,30 @@ CELLS = {
     "plm-nr": taxonomy.PART,
     "prec": taxonomy.EXTRA,
     "prompt4nr": taxonomy.BOTH,
+    "ptm4tag": taxonomy.WHOLE,
+    "plm-rec": taxonomy.PRETRAIN,
+    "p5": taxonomy.PRETRAIN,
+    "tiger": taxonomy.PRETRAIN,
+    "peter": taxonomy.PRETRAIN,
+    "pepler": taxonomy.BOTH,
+    "kbrd": taxonomy.PRETRAIN,
+    "unicrs": taxonomy.FIXED_MODEL,
     "popularity": taxonomy.CONTROL,
     "recent-popularity": taxonomy.CONTROL,
     "markov": taxonomy.CONTROL,
     "item-knn": taxonomy.CONTROL,
     "ease": taxonomy.CONTROL,
+    "walks": taxonomy.CONTROL,
 }
 
 # Where the survey's printed table and the system as it was published differ: (printed, computed, why).
 CONTRADICTIONS = {
     "prl": (taxonomy.BOTH, taxonomy.PRETRAIN, "nothing is pre-trained: the prompt is part of a model trained from scratch"),
+    "p5": (
+        taxonomy.TUNING_FREE,
+        taxonomy.PRETRAIN,
+        "its weights learn from the very data; only the wording may be new when asked",
+    ),
     "prompt4nr": (taxonomy.FIXED_PROMPT, taxonomy.BOTH, "its hybrid templates have virtual tokens, which are tuned as well"),
     "s3rec": (
         taxonomy.EXTRA,
@@ -78,16 +92,22 @@ def test_systems_that_the_survey_names_say_so() -> None:
     named = {name for name, make in systems.CATALOGUE.items() if make().paper.survey}
     assert named == {
         "bert4rec",
+        "p5",
+        "pepler",
         "plm-nr",
+        "plm-rec",
         "ppr",
         "prec",
         "prl",
         "prompt4nr",
+        "ptm4tag",
         "s3rec",
         "transformers4rec",
+        "unicrs",
         "unisrec",
         "zero-shot",
         "lmrec",
+        "unicrs",
     }
 
 
