@@ -107,7 +107,6 @@ def test_systems_that_the_survey_names_say_so() -> None:
         "unisrec",
         "zero-shot",
         "lmrec",
-        "unicrs",
     }
 
 
