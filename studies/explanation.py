@@ -7,10 +7,10 @@ sentence of 4 to 20 words that holds one of FEATURES, and its feature is that wo
 are used, so that it fits the time. Split: by review, 8:1:1.
 
 PEPLER's backbone is a small causal model of 3 layers and width 96 that is pre-trained in stage zero, on the whole texts of
-training reviews alone (one pass; a real GPT-2 does not fit the time). Nothing is chosen on the test part; both systems stop by
-validation perplexity. Differences are paired by review: log p(explanation) a token, ROUGE-1 and FMR; sign-flip test, with
-Holm's correction over all rows of the table. Result: studies/results/explanation.{json,md}. A run that is stopped goes on
-where it was.
+training reviews alone (one pass; a real GPT-2 does not fit the time). Nothing is chosen on the test part: both systems stop by
+validation perplexity, and the rate of each of PEPLER's arms is taken from RATES by it, too. Differences are paired by review:
+log p(explanation) a token, ROUGE-1 and FMR; sign-flip test, with Holm's correction over all rows of the table. Result:
+studies/results/explanation.{json,md}. A run that is stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ FEATURES = (
 )  # fmt: skip
 LONGEST = 20
 ACTIVE = 350
+RATES = (3e-4, 2e-3)
 CPU = Execution(device="cpu")
-SMALL = {"dim": 96, "words": 2000, "longest": LONGEST, "epochs": 12, "patience": 1, "batch_size": 32}
+SMALL = {"dim": 96, "words": 2000, "longest": LONGEST, "epochs": 8, "patience": 1, "batch_size": 32, "lr": 2e-3}
 TESTS = (
     ("PETER", "PETER without context", "the context loss"),
     ("PETER+", "PETER", "the feature is given"),
@@ -187,42 +188,51 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--runs", type=Path, default=Path("runs/studies/explanation"))
-    parser.add_argument("--only", help="Fit this arm alone.")
     a = parser.parse_args()
     dataset = explained(sources.load(f"reviews:{a.data_root / 'amazon-instruments-reviews'}"))
     split = by_review(dataset)
     name = str(backbone(split, a.runs / "backbone").resolve())
 
-    def small(**given: object) -> System:
-        common = {"backbone": name, "longest": LONGEST, "epochs": 8, "patience": 1, "batch_size": 32, "lr": 1e-3}
-        return pepler(**{**common, **given})
+    def small(**given: object) -> Callable[[float], System]:
+        common = {"backbone": name, "longest": LONGEST, "epochs": 5, "patience": 1, "batch_size": 32}
+        return lambda lr: pepler(**{**common, **given, "lr": lr})
 
-    arms: dict[str, Callable[[], System]] = {
-        "PETER": lambda: peter(**SMALL),
-        "PETER without context": lambda: peter(**SMALL, context=0.0),
-        "PETER+": lambda: peter(**SMALL, feature=True),
-        "PEPLER prompt only": lambda: small(tuned="prompt"),
-        "PEPLER sequential": lambda: small(),
-        "PEPLER both at once": lambda: small(tuned="both"),
-        "PEPLER + MF": lambda: small(rating="mf"),
-        "PEPLER + MLP": lambda: small(rating="mlp"),
-        "PEPLER-D": lambda: small(discrete=True),
+    def of_ids(**given: object) -> Callable[[float], System]:
+        return lambda lr: peter(**{**SMALL, **given})
+
+    arms: dict[str, Callable[[float], System]] = {
+        "PETER": of_ids(),
+        "PETER without context": of_ids(context=0.0),
+        "PETER+": of_ids(feature=True),
+        "PEPLER prompt only": small(tuned="prompt"),
+        "PEPLER sequential": small(),
+        "PEPLER both at once": small(tuned="both"),
+        "PEPLER + MF": small(rating="mf"),
+        "PEPLER-D": small(discrete=True),
+        "PEPLER + MLP": small(rating="mlp"),
     }
     found: dict[str, dict] = trivial(split)
     for arm, make in arms.items():
-        kept = a.runs / re.sub(r"\W+", "-", arm.lower().replace("+", "plus"))
-        if not kept.with_suffix(".json").exists():
-            with Reporter() as reporter:
-                fitted = fit(make(), split, out=kept, resume=True, execution=CPU, reporter=reporter)
-            kept.with_suffix(".json").write_text(json.dumps(judged(fitted, split)))
-        found[arm] = json.loads(kept.with_suffix(".json").read_text())
-    report(found, split)
+        tried = []
+        for lr in RATES if arm.startswith("PEPLER") else (SMALL["lr"],):
+            kept = a.runs / f"{re.sub(r'[^a-z]+', '-', arm.lower().replace('+', 'plus'))}-{lr:.0e}"
+            done = kept.with_suffix(".json")
+            if not done.exists():
+                with Reporter() as reporter:
+                    fitted = fit(make(lr), split, out=kept, resume=True, execution=CPU, reporter=reporter)
+                last = fitted.system.stages[-1].name
+                valid = min(line["valid"]["PPL"] for line in fitted.log if line["stage"] == last)
+                done.write_text(json.dumps({**judged(fitted, split), "lr": lr, "valid": valid}))
+            tried.append(json.loads(done.read_text()))
+        found[arm] = min(tried, key=lambda each: each["valid"])
+        found[arm]["tried"] = {str(each["lr"]): each["valid"] for each in tried}
+        report(found, split)
 
 
 def report(found: dict[str, dict], split: Split) -> None:
     """Writes the tables."""
     rows = []
-    for one, two, what in TESTS:
+    for one, two, what in (test for test in TESTS if {test[0], test[1]} <= found.keys()):
         for measure in ("log_p", "rouge", "fmr"):
             x, y = (np.array(found[arm][measure]) for arm in (one, two))
             gain = paired_interval(x, y, seed=0)
@@ -232,7 +242,7 @@ def report(found: dict[str, dict], split: Split) -> None:
                     "p": sign_flip_test(x, y, seed=0),
                 }
             )  # fmt: skip
-    for row, p in zip(rows, holm(np.array([row["p"] for row in rows])), strict=True):
+    for row, p in zip(rows, [] if not rows else holm(np.array([row["p"] for row in rows])), strict=True):
         row["p_holm"] = float(p)
     view = peter(longest=LONGEST).task.view
     sizes = {
@@ -243,7 +253,10 @@ def report(found: dict[str, dict], split: Split) -> None:
     out = {
         "data": "amazon-instruments-reviews", "reviews": sizes, "settings": {"peter": SMALL}, "version": __version__,
         "arms": {
-            arm: {"measures": each["measures"], "cpu_seconds": each.get("cpu_seconds"), "examples": each["written"][:3]}
+            arm: {
+                "measures": each["measures"], "cpu_seconds": each.get("cpu_seconds"), "examples": each["written"][:3],
+                "validation_ppl_by_rate": each.get("tried"),
+            }
             for arm, each in found.items()
         },
         "tests": rows,

@@ -23,20 +23,21 @@ import torch
 from lmrs import __version__, biases, models, sources, systems
 from lmrs.fit import Fitted, fit
 from lmrs.judge import judge, judge_among
-from lmrs.measures import NDCG, Recall, Sampling
+from lmrs.measures import NDCG, Recall, Sampling, parse
 from lmrs.progress import Reporter
 from lmrs.split import Split, fewer, leave_one_out
 from lmrs.system import System
 from studies.zero_shot import RESULTS, compared, tests, with_titles
 
 SEEN = 200  # users whose biases are measured
-LENGTH = 5
+LENGTH = 3
+AMONG = parse("NDCG@10/99neg")
 
 
 def arms(epochs: int) -> dict[str, System]:
     """The systems by name."""
     tuned = {
-        "backbone": "minilm", "scorer": "masks", "head": "new", "masks": 8, "padding": "exclude", "max_len": LENGTH, "lr": 1e-4,
+        "backbone": "minilm", "scorer": "masks", "head": "new", "masks": 6, "padding": "exclude", "max_len": LENGTH, "lr": 1e-4,
         "epochs": epochs, "batch_size": 16, "patience": None,
     }  # fmt: skip
     softmax = systems.lmrec(loss="softmax", **tuned)  # type: ignore[arg-type]
@@ -81,12 +82,12 @@ def main() -> None:
         ranks, _ = judge_among(
             fitted.scorer, fitted.objective, system.task, few, fitted.vocab, sampling=Sampling(99), seed=0
         )  # fmt: skip
-        sampled[name] = NDCG(10)(ranks)
+        sampled[name] = AMONG(ranks)
     system = systems.lmrec(max_len=LENGTH)
     fitted = asked(system, split)
     name = "smollm2, whole sentence, untrained"
     ranks, _ = judge_among(fitted.scorer, fitted.objective, system.task, few, fitted.vocab, sampling=Sampling(99), seed=0)
-    sampled[name], seen[name] = NDCG(10)(ranks), habits(fitted, split, a.sentences)
+    sampled[name], seen[name] = AMONG(ranks), habits(fitted, split, a.sentences)
     chance = sum(1 / np.log2(1 + rank) for rank in range(1, 11)) / 100
     sampled["chance"] = np.full(len(few), chance)
     found = {

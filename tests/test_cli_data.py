@@ -29,7 +29,7 @@ def test_list_names_every_source(capsys: pytest.CaptureFixture[str]) -> None:
     assert "movielens-100k (also ml-100k)" in capsys.readouterr().out
     assert run(["data", "list", "--json"]) == 0
     assert [each["name"] for each in json.loads(capsys.readouterr().out)] == [
-        "movielens-100k", "synthetic", "synthetic-news",
+        "movielens-100k", "synthetic", "synthetic-news", "synthetic-dialogues",
     ]  # fmt: skip
 
 

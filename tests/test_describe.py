@@ -40,7 +40,7 @@ def options() -> list[tuple[str, dict[str, Any]]]:
             if isinstance(value, bool):
                 out.append((name, {key: not value}))
             elif isinstance(value, int) and key not in ("heads", "max_len"):
-                out.append((name, {key: value + 2}))
+                out.append((name, {key: 2 * value if key == "dim" else value + 2}))  # heads divide the width
             elif isinstance(value, float):
                 out.append((name, {key: value / 2}))
     return out

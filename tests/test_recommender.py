@@ -46,12 +46,20 @@ SMALL: dict[str, dict[str, Any]] = {
         "dim": 8, "layers": 1, "heads": 2, "max_len": 6, "epochs": 1, "pretrain_epochs": 1, "few": 3, "personal": False,
     },
     "prl": {"dim": 8, "max_len": 6, "epochs": 1, "rating": 4.0},
+    "tiger": {
+        "backbone": "tiny-encoder", "index": "rq-kmeans", "levels": 2, "codes": 4, "dim": 8, "layers": 1, "heads": 2,
+        "head_dim": 4, "inner": 8, "max_len": 6, "epochs": 1,
+    },
     "zero-shot": {"backbone": "tiny-causal", "max_len": 3},
     "tallrec": {"backbone": "tiny-causal", "max_len": 3, "epochs": 1},
     "language": {"backbone": "tiny-causal", "max_len": 3, "epochs": 1, "strategy": "fixed-model prompt tuning"},
 }  # fmt: skip
-# Systems whose questions are records need data that has them: their own conformance cases ask the same of them.
-NAMES = tuple(name for name, make in CATALOGUE.items() if not isinstance(make().task, tasks.RecordTask))
+# Systems whose questions are records or documents need data that has them: their own conformance cases ask the same of them.
+NAMES = tuple(
+    name
+    for name, make in CATALOGUE.items()
+    if not isinstance(task := make().task, tasks.RecordTask) and not isinstance(task.view, views.Documents)
+)
 
 
 @cache

@@ -145,7 +145,7 @@ def test_invoices(tmp_path: Path, cache: Path) -> None:
         ),
         (
             {"dialogues": {"conversation_id": ["a"], "messages": [["hi"]]}},
-            "got dialogues: .*this version reads interactions only",
+            "needed columns conversation_id, initiator_id, .* in dialogues.parquet, got no initiator_id, respondent_id",
         ),
         ({}, "got no table at all"),
         (

@@ -37,7 +37,7 @@ PARTS = {
     "indexing": list(indexing.INDEXERS),
     "graph": [graph.Knowledge],
     "language": [Backbone, *get_args(adapters.Adapter)],
-    "prompts": [verbalisers.YesNo],
+    "prompts": [verbalisers.MultiMask, verbalisers.YesNo],
     "texts": [getattr(texts, name) for name in texts.__all__],
     "system": [system.Paper, system.Budget, system.Stage, system.Estimate, system.System],
 }

@@ -58,7 +58,7 @@ class Peter(Model):
             raise ContractError(needed="mask 'peter' or 'causal'", came=repr(self.mask))
         if self.dim % self.heads or self.dim % 2:
             raise ContractError(needed="an even dim that heads divide", came=f"dim={self.dim}, heads={self.heads}")
-        for name in ("words", "longest", "layers", "heads"):
+        for name in ("words", "longest", "dim", "layers", "heads"):
             if getattr(self, name) < 1:
                 raise ContractError(needed=f"{name} of at least 1", came=f"{name}={getattr(self, name)}")
         if not 0 <= self.dropout < 1:
