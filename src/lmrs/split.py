@@ -188,7 +188,7 @@ def by_time(dataset: Dataset, *, valid_from: float, test_from: float, next_only:
         raise DataError(
             needed="valid_from before test_from",
             came=f"{moments['valid_from']} and {moments['test_from']}",
-            remedy="move them apart",
+            remedy="move them apart; where many events bear one time (histories of MIND), give dates",
         )
     stop = _before(dataset, moments["valid_from"])
     middle = _before(dataset, moments["test_from"])
