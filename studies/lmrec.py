@@ -1,12 +1,13 @@
 """Does LMRec gain from pre-trained weights, and does tuning reduce its biases? The same encoder trained, from scratch, untrained.
 
-    python -m studies.lmrec --data-root FOLDER [--epochs N] [--sentences N]
+    python -m studies.lmrec --data-root FOLDER [--epochs N] [--sentences N] [--untuned]
 
 FOLDER holds ml-100k (titles cleaned as in studies.zero_shot), leave one out, the whole catalogue ranked. No encoder with a
 trained word head is at hand: minilm (22 M) gets a new one over its word vectors, and all weights are tuned by the softmax over
 the catalogue or by the hinge loss; the arm from scratch has random weights of the same shape and the same steps. Whole
 sentences are scored by smollm2 without training, on a few users and among 99 drawn items, since it reads every title.
-Biases: lmrs.biases on 200 users. Differences are paired by user, Holm-corrected. Result: studies/results/lmrec.{json,md}.
+Biases: lmrs.biases on 200 users (sentences: 24). Differences are paired by user, Holm-corrected. --untuned trains nothing:
+sentences and counts alone, for more users. Result: studies/results/lmrec.{json,md}, lmrec-untuned.{json,md}.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from studies.zero_shot import RESULTS, compared, tests, with_titles
 
 SEEN = 200  # users whose biases are measured
 LENGTH = 3
+COUNTS = ("popularity", "item-knn")
+PAIRS = (("softmax", "softmax, from scratch"), ("softmax", "hinge"), ("softmax", "popularity"), ("item-knn", "softmax"))
 AMONG = parse("NDCG@10/99neg")
 
 
@@ -64,6 +67,7 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--sentences", type=int, default=24)
+    parser.add_argument("--untuned", action="store_true")
     a = parser.parse_args()
     torch.set_num_threads(1)
     split = fewer(leave_one_out(with_titles(sources.load(a.data_root / "ml-100k"))), valid=150)
@@ -73,7 +77,8 @@ def main() -> None:
     sampled: dict[str, np.ndarray] = {}
     costs: dict[str, float] = {}
     few = split.test.take(np.arange(a.sentences))
-    for name, system in arms(a.epochs).items():
+    asked_arms = {name: system for name, system in arms(a.epochs).items() if not a.untuned or name in COUNTS}
+    for name, system in asked_arms.items():
         with Reporter() as reporter:
             fitted = fit(system, split, seed=0, reporter=reporter)
         judged = judge(fitted.scorer, fitted.objective, system.task, split.test, fitted.vocab, k=1, seed=0)
@@ -87,7 +92,7 @@ def main() -> None:
     fitted = asked(system, split)
     name = "smollm2, whole sentence, untrained"
     ranks, _ = judge_among(fitted.scorer, fitted.objective, system.task, few, fitted.vocab, sampling=Sampling(99), seed=0)
-    sampled[name], seen[name] = AMONG(ranks), habits(fitted, split, a.sentences)
+    sampled[name], seen[name] = AMONG(ranks), habits(fitted, split, min(a.sentences, 24))
     chance = sum(1 / np.log2(1 + rank) for rank in range(1, 11)) / 100
     sampled["chance"] = np.full(len(few), chance)
     found = {
@@ -98,17 +103,18 @@ def main() -> None:
         "Recall@20": recall,
         "tests": compared(
             full,
-            [("softmax", "softmax, from scratch"), ("softmax", "hinge"), ("softmax", "popularity"), ("item-knn", "softmax")],
+            [(one, two) for one, two in PAIRS if one in full and two in full],
         ),
         "sentences": {"users": len(few), "NDCG@10/99neg": {name: float(values.mean()) for name, values in sampled.items()}},
-        "sentence_tests": compared(sampled, [(name, "chance"), ("softmax", name)]),
+        "sentence_tests": compared(sampled, [(name, "chance"), *((one, name) for one in ("softmax", *COUNTS) if one in sampled)]),
         "biases": {name: biases.Biases(values, "tokens", 99).means() for name, values in seen.items()},
         "fit_cpu_seconds": costs,
         "cpu_seconds": time.process_time(),
         "version": __version__,
     }
-    (RESULTS / "lmrec.json").write_text(json.dumps(found, indent=1) + "\n")
-    (RESULTS / "lmrec.md").write_text("\n".join(report(found)) + "\n")
+    file = "lmrec-untuned" if a.untuned else "lmrec"
+    (RESULTS / f"{file}.json").write_text(json.dumps(found, indent=1) + "\n")
+    (RESULTS / f"{file}.md").write_text("\n".join(report(found)) + "\n")
 
 
 def asked(system: System, split: Split) -> Fitted:
