@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lmrs.answers import Jagged
 from lmrs.batch import Batch
 from lmrs.decoding import Context, ModelSteps, Steps, beam, seq2seq
 from lmrs.errors import CheckpointError, ContractError
 from lmrs.indexing import Hybrid, Index, Indexer, LearnedQuantised, Quantised
-from lmrs.language import Backbone, require
-from lmrs.language.known import family_named, names_of
+from lmrs.language import Backbone, admit
 from lmrs.language.needs import need
 from lmrs.language.running import dropping
 from lmrs.losses import Output
-from lmrs.models.code_prompts import WORDS, CodePrompts, Wording, Written
+from lmrs.models.code_prompts import HISTORY, USER, WORDS, CodePrompts, Wording, Written
 from lmrs.models.network import Model, Network
 from lmrs.models.reserved import Reserve, ReservedSteps
 from lmrs.split import Train
@@ -107,6 +107,8 @@ class Generative(Model):
     reserve: float = 0.0
     max_len: int = 20
 
+    slots: ClassVar[frozenset[str]] = frozenset({USER, HISTORY})
+
     def __post_init__(self) -> None:
         if self.backbone is None and self.fresh is None:
             raise ContractError(needed="a backbone, or fresh sizes", came="neither", remedy="try fresh=Scratch()")
@@ -117,7 +119,13 @@ class Generative(Model):
             )
         if not 0 <= self.reserve < 1:
             raise ContractError(needed="reserve in [0, 1)", came=f"reserve={self.reserve}")
-        if not 0 <= self.asking < len(self.wordings) or not Wording(self.wordings[self.asking]).names_history:
+        for text in self.wordings:
+            if not (strange := Wording(text).columns) <= self.slots:
+                raise ContractError(
+                    needed="words, {user} and {list history separator=...} in a wording", came=f"{sorted(strange)} in {text!r}",
+                    remedy="items are written as their codes, and nothing else of them is known here",
+                )  # fmt: skip
+        if not 0 <= self.asking < len(self.wordings) or not self._asks(self.asking):
             raise ContractError(
                 needed="asking: the number of a wording with {list history}", came=f"{self.asking} of {self.wordings}"
             )
@@ -132,24 +140,28 @@ class Generative(Model):
                 remedy='try TextEncoder(Backbone("minilm"))',
             )  # fmt: skip
         if self.backbone is not None:
-            self._check_family(self.backbone)
+            admit(self.backbone, for_="Generative", families=("seq2seq",))
 
-    def _check_family(self, backbone: Backbone) -> None:
-        family = family_named(backbone.name)
-        if family is None:
-            require(backbone, for_="Generative", family="seq2seq")
-        elif family != "seq2seq":
-            raise ContractError(
-                needed="a backbone of family seq2seq for Generative", came=f"{backbone.name}, of family {family}",
-                remedy=f"choose one of {', '.join(names_of(('seq2seq',)))}, or a folder",
-            )  # fmt: skip
+    def _asks(self, number: int) -> bool:
+        """Whether an item can be asked for in this wording."""
+        return Wording(self.wordings[number]).names_history
 
     @property
     def _nobody(self) -> int | None:
         """The wording for rows of unknown users."""
         able = [self.asking, *range(len(self.wordings))]
-        read = {number: Wording(self.wordings[number]) for number in able}
-        return next((number for number in able if read[number].names_history and not read[number].names_user), None)
+        read = {number: Wording(self.wordings[number]).columns for number in able if self._asks(number)}
+        return next((number for number, columns in read.items() if columns == {HISTORY}), None)
+
+    @property
+    def context(self) -> int:
+        """Tokens that a prompt may have. Weights that are drawn know no bound of their own."""
+        return CONTEXT if self.backbone is None else self.backbone.info().context
+
+    @property
+    def listed(self) -> int:
+        """The most candidates that a prompt lists."""
+        return 0
 
     @property
     def _reads_texts(self) -> bool:
@@ -203,15 +215,12 @@ class GenerativeNetwork(Network):
 
     def __init__(self, about: Generative, vocab: Vocab) -> None:
         super().__init__()
-        index = vocab.prepared
-        if not isinstance(index, Index):
-            raise ContractError(needed="an index of the items in vocab.prepared", came=repr(index), remedy="fit makes it")
+        index = self.index_in(vocab)
         if index.vocab != vocab.fingerprint:
             raise CheckpointError(needed="an index of these items", came=f"{index!r} of others", remedy="fit again")
         self.about, self.index, self.n_items = about, index, vocab.n_items
         tokens = None if about.backbone is None else index.extended(about.backbone.tokenizer())
         size = index.size if tokens is None else tokens.size
-        context = CONTEXT if about.backbone is None else about.backbone.info().context
         users: list[list[int]]
         if about.users:
             names = [f"<user_{number}>" for number in range(about.users)] + ["<somebody>"]
@@ -226,7 +235,7 @@ class GenerativeNetwork(Network):
         else:
             users = [tokens.encode(f"user_{number}") for number in range(len(vocab.users))] + [tokens.encode("user")]
         self.n_users = about.users or len(users) - 1
-        self.prompts = CodePrompts(about.wordings, index, tokens, users, context)
+        self.prompts = CodePrompts(about.wordings, index, tokens, users, about.context, listed=about.listed)
         self.reserve: Reserve | None = None
         if about.reserve:
             assert vocab.counts is not None
@@ -239,6 +248,14 @@ class GenerativeNetwork(Network):
         if self.words is not None:
             # A tenth of a token's vector: as large as that, numbers of words drown what the words say.
             nn.init.normal_(self.words.weight, std=0.1 * float(language.get_input_embeddings().weight.detach().std()))
+
+    def index_in(self, vocab: Vocab) -> Index:
+        """What `prepare` made."""
+        if not isinstance(vocab.prepared, Index):
+            raise ContractError(
+                needed="an index of the items in vocab.prepared", came=repr(vocab.prepared), remedy="fit makes it"
+            )
+        return vocab.prepared
 
     def _language(self, tokens: Tokens | None, size: int) -> Any:
         """The model of the transformers package, with a row for every token."""
@@ -273,9 +290,8 @@ class GenerativeNetwork(Network):
         size = places + 1 - begin
         ends = np.concatenate([[0], np.cumsum(size)])
         flat = np.arange(int(ends[-1])) - np.repeat(ends[:-1], size) + np.repeat(begin, size)
-        user = batch.rows["user"].cpu().numpy()[row] if "user" in batch.rows else np.full(len(row), -1)
-        known = (user >= 0) & ((user < self.n_users) | (self.about.users > 0))
-        user = np.where(known, user % max(1, self.n_users), -1)
+        user = self.users_of(batch)[row]
+        known = user >= 0
         if "wording" in batch.rows:
             wording = batch.rows["wording"].cpu().numpy()[row]
             if len(wording) and not 0 <= wording.min() <= wording.max() < len(self.about.wordings):
@@ -289,9 +305,18 @@ class GenerativeNetwork(Network):
             wording = np.where(known, self.about.asking, nobody)
         return self.prompts.write(batch.channels["item"].cpu().numpy()[flat], ends, user, wording)
 
+    def users_of(self, batch: Batch) -> np.ndarray:
+        """int64[B]: as the prompts number them; -1 where nobody is known."""
+        user = batch.rows["user"].cpu().numpy() if "user" in batch.rows else np.full(batch.n_rows, -1)
+        known = (user >= 0) & ((user < self.n_users) | (self.about.users > 0))
+        return np.where(known, user % max(1, self.n_users), -1)
+
     def show(self, batch: Batch, at: Tensor) -> list[str]:
         """The prompts as people read them."""
-        written = self.written(batch, at)
+        return self.shown(self.written(batch, at))
+
+    def shown(self, written: Written) -> list[str]:
+        """Prompts as people read them."""
         tokens = None if self.about.backbone is None else self.index.extended(self.about.backbone.tokenizer())
         out = []
         for begin, end in zip(written.offsets[:-1], written.offsets[1:]):
@@ -349,13 +374,15 @@ class GenerativeNetwork(Network):
         self, batch: Batch, visible: Visibility, at: Tensor, target: Tensor, rng: torch.Generator | None = None
     ) -> Tensor:
         self._check(visible)
-        written = self.written(batch, at)
-        wanted = target.cpu().numpy()
+        return self.gains(self.written(batch, at), self.index.batch(target.cpu().numpy()), rng)
+
+    def gains(self, written: Written, wanted: Jagged, rng: torch.Generator | None = None) -> Tensor:
+        """[B]: log p(answer | prompt), summed over tokens, with gradients. wanted: (offsets int64[B+1], tokens) of the answers."""
         blocks = self._blocks(written)
         parts = []
         for rows in blocks:
             ids, mask, vectors = self._padded(written, rows)
-            answers, real = self._answers(wanted[rows])
+            answers, real = self._answers(wanted, rows)
             begun = torch.cat([answers.new_full((len(rows), 1), self._start), answers[:, :-1]], 1)
             with dropping(self.backbone, rng):
                 logits = self.backbone(
@@ -370,13 +397,13 @@ class GenerativeNetwork(Network):
             return next(self.backbone.parameters()).new_zeros(0)
         return torch.cat(parts)[back.to(self.place)]
 
-    def _answers(self, items: np.ndarray) -> tuple[Tensor, Tensor]:
-        """(codes int64[B, L] of items, which are real bool[B, L])."""
-        offsets, flat = self.index.batch(items)
-        size = np.diff(offsets)
+    def _answers(self, wanted: Jagged, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """(tokens int64[B, L], which are real bool[B, L]) of some of the jagged answers."""
+        offsets, flat = wanted
+        size = (offsets[1:] - offsets[:-1])[rows]
         cells = np.arange(int(size.max(initial=1)))
         real = cells < size[:, None]
-        codes = np.where(real, flat[np.where(real, offsets[:-1][:, None] + cells, 0)], self.pad)
+        codes = np.where(real, flat[np.where(real, offsets[:-1][rows][:, None] + cells, 0)], self.pad)
         return torch.from_numpy(codes).to(self.place), torch.from_numpy(real).to(self.place)
 
     @property
@@ -420,21 +447,29 @@ class GenerativeNetwork(Network):
 
     def _log_p(self, context: Context, owner: np.ndarray, items: np.ndarray) -> Tensor:
         """[n]: log p of items after the contexts `owner` (both int64[n])."""
-        codes, real = self._answers(items)
-        row = torch.from_numpy(owner).to(self.place)
-        each = context.logits.log_softmax(1)[row, codes[:, 0]][:, None]
-        if codes.shape[1] > 1:
-            logits, _ = context.select(row).read(codes[:, :-1])
-            each = torch.cat([each, logits.float().log_softmax(2).gather(2, codes[:, 1:, None])[..., 0]], 1)
+        each, real = self.told(context, owner, self.index.batch(items))
         if self.reserve is not None:
             own, more = torch.from_numpy(self.reserve.own[items]), torch.from_numpy(self.reserve.more[items])
             last = torch.arange(len(items), device=self.place), real.sum(1) - 1
             each[last] = each[last].masked_fill(~own.to(self.place), 0) + more.to(each)
         return each.masked_fill(~real, 0).sum(1)
 
+    def told(self, context: Context, owner: np.ndarray, wanted: Jagged) -> tuple[Tensor, Tensor]:
+        """([n, L] log p of each token of n answers after the contexts `owner` (int64[n]), which are real bool[n, L])."""
+        codes, real = self._answers(wanted, np.arange(len(owner)))
+        row = torch.from_numpy(owner).to(self.place)
+        each = context.logits.log_softmax(1)[row, codes[:, 0]][:, None]
+        if codes.shape[1] > 1:
+            logits, _ = context.select(row).read(codes[:, :-1])
+            each = torch.cat([each, logits.float().log_softmax(2).gather(2, codes[:, 1:, None])[..., 0]], 1)
+        return each, real
+
     def contexts(self, batch: Batch, most: int) -> Iterator[tuple[np.ndarray, Context]]:
         """(rows of the batch, what the model made of their prompts, asked at `asked`) in blocks of `most` rows at most."""
-        written = self.written(batch, batch.channels["asked"].nonzero()[:, 0])
+        yield from self.reading(self.written(batch, batch.channels["asked"].nonzero()[:, 0]), most)
+
+    def reading(self, written: Written, most: int) -> Iterator[tuple[np.ndarray, Context]]:
+        """(which prompts, what the model made of them) in blocks of `most` at most."""
         for rows in self._blocks(written, most):
             ids, mask, vectors = self._padded(written, rows)
             yield rows, seq2seq(self._inner, ids if vectors is None else None, mask, embeddings=vectors)
