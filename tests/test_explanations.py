@@ -268,7 +268,7 @@ def test_ratings_are_read_from_the_vectors() -> None:
 
 
 def test_what_cannot_work_is_refused_with_what_to_do() -> None:
-    with pytest.raises(ContractError, match="a causal backbone for Pepler, got minilm"):
+    with pytest.raises(ContractError, match="a backbone of family causal for Pepler, got minilm"):
         models.Pepler(Backbone("minilm"))
     with pytest.raises(ContractError, match="for a rating"):
         models.Pepler(Backbone("tiny-causal"), DISCRETE, rating="mf")

@@ -197,8 +197,12 @@ def test_each_way_of_reading_names_the_objective_that_goes_with_it() -> None:
         network(ASKED, read="words").likelihood(batch, Causal(), batch.last, batch.last)
     with pytest.raises(ContractError, match=r"needed a network with verdicts, got Prompted\(read='title'\)"):
         network(WATCHED).verdicts(batch, Causal(), batch.last, batch.last[:, None])
-    with pytest.raises(ContractError, match=r"needed one \[mask\] in the template of an encoder"):
+    with pytest.raises(ContractError, match=r"family causal for Prompted\(read='words'\) without \[mask\], got tiny-enc"):
         network(ASKED, ENCODER, read="words")
+    with pytest.raises(ContractError, match=r"family encoder for Prompted\(read='words'\) at \[mask\], got tiny-causal"):
+        network(ASKED + " [mask]", read="words")
+    with pytest.raises(ContractError, match=r"needed one \[mask\] in the template of an encoder, .* got 2"):
+        network(ASKED + " [mask 2]", ENCODER, read="words")
     with pytest.raises(ContractError, match=r"Causal\(\) visibility"):
         network(WATCHED).score(batch, Full())
 

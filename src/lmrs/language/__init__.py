@@ -3,6 +3,6 @@
 The packages of the extra `language` are imported on first use; without them every call says how to install them.
 """
 
-from lmrs.language.backbone import Backbone, Info, require
+from lmrs.language.backbone import Backbone, Info, admit, require
 
-__all__ = ["Backbone", "Info", "require"]
+__all__ = ["Backbone", "Info", "admit", "require"]

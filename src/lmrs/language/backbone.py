@@ -116,6 +116,24 @@ class Backbone:
         return folder.load(path, precision=self.precision, words=family != "encoder" if words is None else words, fresh=fresh)
 
 
+def admit(backbone: Backbone, *, for_: str, families: tuple[str, ...]) -> str:
+    """The family of a backbone, one of `families`: what a description asks when it is made.
+
+    Backbones with a name are told by it, fetched or not; the files of others are read and checked. for_: who asks.
+    Raises ContractError, naming the known backbones that can, for another family; UserError for what is no backbone.
+    """
+    family = known.family_named(backbone.name)
+    if family is None:
+        return require(backbone, for_=for_, family=families).family
+    if family not in families:
+        raise ContractError(
+            needed=f"a backbone of family {' or '.join(families)} for {for_}",
+            came=f"{backbone.name}, of family {family}",
+            remedy=f"choose one of {', '.join(known.names_of(families))}, or a folder",
+        )
+    return family
+
+
 def require(
     backbone: Backbone,
     *,

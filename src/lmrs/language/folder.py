@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lmrs.errors import CheckpointError, ContractError
+from lmrs.errors import CheckpointError, ContractError, UserError
 from lmrs.files import sha256_file
 from lmrs.language.family import family_of
 
@@ -148,7 +148,7 @@ def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The fast tokenizer of the folder."""
     from transformers import AutoTokenizer
 
-    with quiet(), reading(folder):
+    with quiet(), reading(folder, "tokenizer"):
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
@@ -174,6 +174,7 @@ def load(folder: Path, *, precision: str, words: bool, fresh: int | None) -> Pre
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told below, by name
         )
     missing = set(report["missing_keys"])
     if pooler := {name for name in missing if name.split(".")[0] == "pooler"}:
@@ -204,20 +205,18 @@ def cast(model: PreTrainedModel, precision: str) -> PreTrainedModel:
 
 
 @contextmanager
-def reading(folder: Path) -> Iterator[None]:
+def reading(folder: Path, what: str = "model") -> Iterator[None]:
     """What the transformers package says of a folder that it cannot read, in one line."""
-    from safetensors import SafetensorError
-
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError, SafetensorError) as error:
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # transformers, tokenizers, safetensors and the checks of configurations raise their own kinds
         why = " ".join(str(error).split())[:200] or type(error).__name__
-        raise CheckpointError(needed=f"a model that transformers can read at {folder}", came=why, remedy="") from error
-    except Exception as error:
-        if type(error) is not Exception:  # the tokenizers package raises plain Exceptions
-            raise
         raise CheckpointError(
-            needed=f"a tokenizer that can be read at {folder}", came=" ".join(str(error).split())[:200], remedy="copy it again"
+            needed=f"a {what} that transformers can read at {folder}",
+            came=f"a file without {why}" if isinstance(error, KeyError) else why,
+            remedy="copy it again, or choose another",
         ) from error
 
 

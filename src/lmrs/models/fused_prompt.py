@@ -15,19 +15,23 @@ from torch import Tensor, nn
 from lmrs.batch import Batch
 from lmrs.errors import ContractError
 from lmrs.graph import Graph
-from lmrs.language import Backbone, require
+from lmrs.language import Backbone, admit, require
 from lmrs.losses import Output
 from lmrs.models.named_entities import graph_of
-from lmrs.models.network import Model, Network
+from lmrs.models.fused_speech import Speech
+from lmrs.models.network import Model
 from lmrs.models.prompted import wide
 from lmrs.models.relational import Relational
+from lmrs.models.speaker import Speaker, Told
 from lmrs.models.table import Table
 from lmrs.split import Train
 from lmrs.visibility import Causal, Visibility
 from lmrs.vocab import Vocab
 
+FAMILIES = ("encoder", "causal")
 SPEAKERS = {"seeker": "User", "recommender": "System"}
 LINES = 50_000  # tokenised lines kept
+OPENING = 8  # tokens, at most, that say whose turn it is, and the end of one
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,12 @@ class FusedPrompt(Model):
     A row's text `context` holds one line a turn ("seeker: ..."); `sentence`, where it is given, is one more, and then no task
     vectors are used: that is the pre-training. A bare history is read as a turn of the seeker that lists its titles.
 
+    With `speech` (`models.fused_speech`) the same frozen model writes what is said next, after prompts of one vector a token.
+
     backbone: an encoder or a causal model; never tuned. entities: of the graph. task: task vectors. fuse: False leaves P out.
     context: tokens of the dialogue, the newest. max_len: positions of a row. bias: False leaves b out, as the paper's code does.
+    speech: task vectors of the conversation; 0: it writes nothing. said: tokens of a response that are learned. most: tokens of a
+    response that are written.
     """
 
     backbone: Backbone
@@ -56,13 +64,22 @@ class FusedPrompt(Model):
     context: int = 128
     max_len: int = 33
     bias: bool = True
+    speech: int = 0
+    said: int = 183
+    most: int = 50
 
     def __post_init__(self) -> None:
-        for name, least in (("task", 0), ("context", 4), ("max_len", 1)):
+        for name, least in (("task", 0), ("context", 4), ("max_len", 1), ("speech", 0), ("said", 1), ("most", 1)):
             if getattr(self, name) < least:
                 raise ContractError(needed=f"{name} of at least {least}", came=f"{name}={getattr(self, name)}")
-        if not self.task and not self.fuse:
+        if not self.task and not self.fuse and not self.speech:
             raise ContractError(needed="task vectors or fused ones", came="task=0, fuse=False")
+        admit(self.backbone, for_="UniCRS's prompt", families=self.families)
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Of the backbones that can do it: an encoder writes nothing."""
+        return FAMILIES[1:] if self.speech else FAMILIES
 
     @property
     def pretrained(self) -> bool:
@@ -84,7 +101,7 @@ class FusedPrompt(Model):
         return name.startswith("backbone.")
 
     def group(self, name: str) -> str:
-        if name.startswith("prompt."):
+        if name.startswith(("prompt.", "speech.")):
             return "prompt"
         return "head" if name.startswith("item_bias") else "model"
 
@@ -99,14 +116,15 @@ class FusedPrompt(Model):
 
     def build(self, vocab: Vocab) -> FusedPromptNetwork:
         """Raises ContractError without the graph that `prepare` makes, or for a backbone that cannot take so many tokens."""
-        require(
-            self.backbone, for_="UniCRS's prompt", family=("encoder", "causal"), context=self.context + self.task + self.max_len
-        )
+        longest = self.context + self.task + self.max_len
+        if self.speech:  # a vector for each token of the dialogue stands before it, and a response after it
+            longest = max(longest, 2 * self.context + self.speech + max(self.said, self.most) + OPENING)
+        require(self.backbone, for_="UniCRS's prompt", family=self.families, context=longest)
         return FusedPromptNetwork(self, vocab, graph_of(vocab))
 
 
-class FusedPromptNetwork(Network):
-    """backbone: the language model. prompt: everything that learns but the biases. item_bias: b."""
+class FusedPromptNetwork(Speaker):
+    """backbone: the language model. prompt: what finds items. item_bias: b. speech: what writes, or None."""
 
     def __init__(self, model: FusedPrompt, vocab: Vocab, graph: Graph) -> None:
         super().__init__()
@@ -120,6 +138,7 @@ class FusedPromptNetwork(Network):
         self.options = {"use_cache": False} if "use_cache" in takes and not self.encoder else {}
         self.prompt = PromptMaker(model, graph, info.dim)
         self.item_bias = nn.Parameter(torch.zeros(vocab.n_items)) if model.bias else None
+        self.speech = Speech(model.speech, self.prompt, self.backbone) if model.speech else None
         self.table = Table(self.prompt.items)
         self._lines: dict[str, list[int]] = {}
 
@@ -141,21 +160,71 @@ class FusedPromptNetwork(Network):
         if not len(places):
             return self.table.made()[:0]
         table = self.table.made()
-        row = batch.row_of.cpu()[places]
-        length = places - batch.offsets[row] + 1
-        within = torch.arange(int(length.max()))
-        named = within < length[:, None]  # (M, K)
-        item = batch.channels["item"].cpu()[torch.where(named, batch.offsets[row][:, None] + within, 0)]
-        device = table.device
-        ids, real = (each.to(device) for each in self._read(batch, row, item, named))
-        named, item = named.to(device), item.to(device)
-        with torch.no_grad():
-            words = self._run(self._embed(ids), real)
+        ids, real, item, named, words = self._asked(batch, places)
         prompt, there = self.prompt(table, item, named, words, real, task="sentence" not in batch.texts)
         states = self._run(torch.cat([prompt, self._embed(ids)], 1), torch.cat([there, real], 1))[:, prompt.shape[1] :]
         if self.encoder:
             return (states * real[..., None]).sum(1) / real.sum(1, keepdim=True)
-        return states[torch.arange(len(states), device=device), real.sum(1) - 1]
+        return states[torch.arange(len(states), device=states.device), real.sum(1) - 1]
+
+    def _asked(self, batch: Batch, places: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """(tokens [M, T], which are real, items named [M, K], which are real, states of the tokens [M, T, D]) at some places."""
+        row = batch.row_of.cpu()[places]
+        length = places - batch.offsets[row] + 1
+        within = torch.arange(int(length.max()))
+        named = within < length[:, None]
+        item = batch.channels["item"].cpu()[torch.where(named, batch.offsets[row][:, None] + within, 0)]
+        read = (*self._read(batch, row, item, named), item, named)
+        ids, real, item, named = (each.to(self.prompt.place) for each in read)
+        with torch.no_grad():
+            words = self._run(self._embed(ids), real)
+        return ids, real, item, named, words
+
+    # -- what it says ----------------------------------------------------------------------------------------------------
+
+    @property
+    def speaks(self) -> bool:
+        return self.speech is not None
+
+    def tell(self, batch: Batch, rng: torch.Generator | None = None) -> Told:
+        speech = self._speech()
+        if not batch.n_rows:
+            return Told(speech.slot.sum() * speech.shift[0].sum() * speech.task.vectors.weight[0], torch.zeros(0, dtype=torch.int64))
+        said = [speech.read(self.tokens, text or "")[: self.model.said] for text in batch.texts["response"]]
+        return speech.judged(*self._before(batch), said, self.backbone, self._run, end=self._end)
+
+    @torch.no_grad()
+    def write(self, batch: Batch) -> list[str]:
+        if not batch.n_rows:
+            return []
+        speech = self._speech()
+        found = speech.written(
+            *self._before(batch), self.backbone, end=self._end, most=self.model.most,
+            unwritten=[each for each in self.tokens.marks.values() if each != self._end], size=self.tokens.size,
+        )  # fmt: skip
+        return [speech.text(self.tokens, each) for each in found]
+
+    def _speech(self) -> Speech:
+        if self.speech is None:
+            raise ContractError(needed="a model built with speech=20, say", came="speech=0", remedy="it writes nothing")
+        return self.speech
+
+    @property
+    def _end(self) -> int:
+        if self.tokens.eos is None:
+            raise ContractError(needed="a backbone with an end-of-text token", came=self.model.backbone.name, remedy="choose another")
+        return self.tokens.eos
+
+    def _before(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(vectors [B, L, D], which are real bool[B, L]) that a response comes after: prompt, dialogue, whose turn it is."""
+        ids, real, item, named, words = self._asked(batch, batch.last.cpu())
+        prompt, there = self._speech()(self.prompt, item, named, words, real)
+        opening = self._embed(torch.tensor([self.tokens.encode(f"{SPEAKERS['recommender']}:")], device=ids.device))
+        opening = opening.expand(len(ids), -1, -1)
+        vectors = torch.cat([prompt, self._embed(ids), opening.to(prompt)], 1)
+        return vectors, torch.cat([there, real, real.new_ones(opening.shape[:2])], 1)
+
+    # -- what it reads ---------------------------------------------------------------------------------------------------
 
     def _embed(self, ids: Tensor) -> Tensor:
         model: Any = self.backbone
@@ -213,6 +282,10 @@ class PromptMaker(nn.Module):
         self.task = TaskVectors(model.task, width) if model.task else None
         self.fusion = Fusion(width) if model.fuse else None
 
+    @property
+    def place(self) -> torch.device:
+        return next(self.parameters()).device
+
     def forward(
         self, table: Tensor, item: Tensor, named: Tensor, words: Tensor, real: Tensor, *, task: bool
     ) -> tuple[Tensor, Tensor]:
@@ -253,12 +326,16 @@ class Fusion(nn.Module):
         self.affinity = nn.Linear(width, width, bias=False)
         self.out = nn.Sequential(Bottleneck(width), nn.Linear(width, width))
 
-    def forward(self, table: Tensor, item: Tensor, words: Tensor, real: Tensor) -> Tensor:
-        """[M, K, D]."""
+    def forward(self, table: Tensor, item: Tensor, words: Tensor, real: Tensor, named: Tensor | None = None) -> Tensor:
+        """[M, K, D], a vector for each item; with `named` (bool[M, K], which items are real) [M, T, D], one for each token:
+        softmax_over_items(A) E + T."""
         known = (item < len(table))[..., None]
         chosen = torch.where(known, table[item.clamp_max(len(table) - 1)], self.nothing.weight)
         tokens = self.tokens(words)  # (M, T, D)
         affinity = self.affinity(tokens) @ chosen.transpose(1, 2) / table.shape[1]  # (M, T, K)
+        if named is not None:
+            share = affinity.masked_fill(~named[:, None], -torch.inf).softmax(2)
+            return self.out(share @ chosen + tokens)
         share = affinity.masked_fill(~real[..., None], -torch.inf).softmax(1)
         return self.out(share.transpose(1, 2) @ tokens + chosen)
 

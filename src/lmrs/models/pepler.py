@@ -15,8 +15,7 @@ from lmrs import prompts
 from lmrs.batch import Batch
 from lmrs.decoding import causal, left_padded
 from lmrs.errors import ContractError
-from lmrs.language import Backbone, require
-from lmrs.language.known import family_named, names_of
+from lmrs.language import Backbone, admit
 from lmrs.language.running import dropping
 from lmrs.measures.words import first_words
 from lmrs.models.explainer import Explainer, Told
@@ -75,14 +74,7 @@ class Pepler(Model):
                 came=self.template,
                 remedy="leave rating out",
             )
-        family = family_named(self.backbone.name)
-        if family is None:
-            require(self.backbone, for_="Pepler", family="causal")
-        elif family != "causal":
-            raise ContractError(
-                needed="a causal backbone for Pepler", came=f"{self.backbone.name}, of family {family}",
-                remedy=f"choose one of {', '.join(names_of(('causal',)))}, or a folder",
-            )  # fmt: skip
+        admit(self.backbone, for_="Pepler", families=("causal",))
 
     @property
     def vectors(self) -> bool:

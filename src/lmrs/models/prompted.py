@@ -22,12 +22,11 @@ from lmrs import prompts
 from lmrs.batch import Batch
 from lmrs.decoding import left_padded
 from lmrs.errors import ContractError
-from lmrs.language import Backbone, require
+from lmrs.language import Backbone, admit
 from lmrs.language.adapters import Adapter, apply
-from lmrs.language.known import family_named, names_of
 from lmrs.losses import Output
 from lmrs.models.network import Model, Network
-from lmrs.prompts import Column, Compiled, MultiMask, Soft, Template, YesNo, declare, parse
+from lmrs.prompts import Column, Compiled, Mask, MultiMask, Soft, Template, YesNo, declare, parse
 from lmrs.prompts.places import InputVectors, SoftPrompts, build
 from lmrs.prompts.sources import Free
 from lmrs.prompts.start import from_vocabulary
@@ -92,15 +91,16 @@ class Prompted(Model):
                 came=f"read={self.read!r} and {self.template!r}",
                 remedy="change one of them",
             )
-        family, able = family_named(self.backbone.name), FAMILIES[self.read]
-        if family is None:
-            require(self.backbone, for_=f"Prompted(read={self.read!r})", family=able)
-        elif family not in able:
-            raise ContractError(
-                needed=f"a backbone of family {' or '.join(able)} for Prompted(read={self.read!r})",
-                came=f"{self.backbone.name}, of family {family}",
-                remedy=f"choose one of {', '.join(names_of(able))}, or a folder",
-            )
+        able, how = FAMILIES[self.read], f"Prompted(read={self.read!r})"
+        if self.read == "words":
+            masks = sum(segment.n for segment in parse(self.template).segments if isinstance(segment, Mask))
+            if masks > 1:
+                raise ContractError(
+                    needed="one [mask] in the template of an encoder, none in that of a causal model",
+                    came=f"{masks} in {self.template!r}", remedy="change the template",
+                )  # fmt: skip
+            able, how = (("encoder",), f"{how} at [mask]") if masks else (("causal",), f"{how} without [mask]")
+        admit(self.backbone, for_=how, families=able)
 
     @property
     def pretrained(self) -> bool:

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from lmrs.batch import Batch
 from lmrs.decoding import causal
-from lmrs.errors import ContractError
 from lmrs.language.running import dropping
 from lmrs.models.prompted import ByItem, Prompted, wide
-from lmrs.prompts import Compiled, Mask
+from lmrs.prompts import Compiled
 from lmrs.visibility import Visibility
 from lmrs.vocab import Vocab
 
@@ -27,13 +26,6 @@ class WordsNetwork(ByItem):
 
     def __init__(self, model: Prompted, vocab: Vocab) -> None:
         super().__init__(model, vocab)
-        masks = sum(segment.n for segment in self.template.segments if isinstance(segment, Mask))
-        if masks != int(self.encoder):
-            raise ContractError(
-                needed="one [mask] in the template of an encoder, none in that of a causal model",
-                came=f"{masks} for {model.backbone.name}",
-                remedy="change the template",
-            )
         self.verbaliser = model.words.build(self.tokens)
 
     def verdicts(

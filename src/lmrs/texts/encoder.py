@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmrs.errors import ContractError
-from lmrs.language import Backbone
+from lmrs.language import Backbone, admit
 from lmrs.language.running import dropping
 from lmrs.texts.pooling import Attention
 
 POOLINGS = ("mean", "cls", "last")
+ABLE = {"encoder": ("mean", "cls"), "causal": ("mean", "last"), "seq2seq": ("mean",)}  # poolings of each family
 # Where the models of the transformers package keep their layers: BERT and RoBERTa; DistilBERT; Llama and Gemma; T5; GPT-2.
 STACKS = ("encoder.layer", "transformer.layer", "layers", "block", "h")
 _CELLS = 2048  # tokens of a batch, padding included: 512 to 4096 take the same time on one core, and this much memory is small
@@ -46,6 +47,12 @@ class TextEncoder:
             raise ContractError(needed="layers of at least 1, or None for all", came=f"layers={self.layers}")
         if self.max_tokens < 3:
             raise ContractError(needed="max_tokens of at least 3", came=f"max_tokens={self.max_tokens}")
+        family = admit(self.backbone, for_="texts", families=tuple(ABLE))
+        if isinstance(self.pooling, str) and self.pooling not in ABLE[family]:
+            raise ContractError(
+                needed=f"pooling {' or '.join(map(repr, ABLE[family]))} for {self.backbone.name}, of family {family}",
+                came=repr(self.pooling),
+            )
 
     def build(self) -> Encoder:
         """The module, with its own copy of the weights. Raises UserError if the backbone is not at hand or does not pool so."""
@@ -70,12 +77,6 @@ class Encoder(nn.Module):
     def __init__(self, about: TextEncoder) -> None:
         super().__init__()
         info, self.tokens = about.backbone.info(), about.backbone.tokenizer()
-        can = {"encoder": ("mean", "cls"), "causal": ("mean", "last"), "seq2seq": ("mean",)}[info.family]
-        if isinstance(about.pooling, str) and about.pooling not in can:
-            raise ContractError(
-                needed=f"pooling {' or '.join(map(repr, can))} for {about.backbone.name}, of family {info.family}",
-                came=repr(about.pooling),
-            )
         self.about, self.family = about, info.family
         self.longest = min(about.max_tokens, info.context)
         model: Any = about.backbone.build()
