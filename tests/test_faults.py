@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fit_runs import digest, system, tiny, two_stages
+from fit_runs import digest, fitting, system, tiny, two_stages
 from rich.console import Console
 
 from lmrs import checkpoint
@@ -130,7 +130,7 @@ def listening() -> tuple[Reporter, io.StringIO]:
     return Reporter(console=Console(file=heard, width=1000)), heard
 
 
-def interrupted(split, folder, *, at: int) -> None:
+def interrupted(split, folder, *, at: int, execution: Execution | None = None) -> None:
     """A run that died at the update `at`."""
     with pytest.MonkeyPatch.context() as patch:
         step, made = torch.optim.AdamW.step, []
@@ -143,7 +143,7 @@ def interrupted(split, folder, *, at: int) -> None:
 
         patch.setattr(torch.optim.AdamW, "step", die)
         with pytest.raises(KeyboardInterrupt):
-            run("sasrec", split, out=folder)
+            run("sasrec", split, out=folder, **({} if execution is None else {"execution": execution}))
 
 
 @pytest.mark.parametrize("cut", [0, 100, -1])
@@ -362,11 +362,46 @@ def test_interrupted_is_not_a_mistake_of_the_user():
     assert not issubclass(Interrupted, UserError)
 
 
-@pytest.mark.parametrize("named", ["sasrec", "bert4rec"])
-def test_bf16_is_close_and_repeats(split, named):
-    execution = Execution(device="cpu", precision="bf16")
+@pytest.mark.parametrize(("named", "precision"), [("sasrec", "bf16"), ("bert4rec", "bf16"), ("sasrec", "bf16-loss")])
+def test_bf16_is_close_and_repeats(split, named, precision):
+    execution = Execution(device="cpu", precision=precision)
     half, full = run(named, split, execution=execution), run(named, split)
     assert digest(half) == digest(run(named, split, execution=execution))
     assert digest(half)["weights"] != digest(full)["weights"]
     for line, expected in zip(half.log, full.log, strict=True):
         assert line["loss"] == pytest.approx(expected["loss"], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("items", "gain", "loss", "chosen"),
+    [
+        (0, 2.0, "softmax", "bf16-loss"),
+        (0, 1.2, "softmax", "fp32"),
+        (10**6, 2.0, "softmax", "fp32"),
+        (0, 2.0, "bce", "fp32"),
+    ],
+)
+def test_auto_precision_rounds_where_it_pays(split, monkeypatch, items, gain, loss, chosen):
+    monkeypatch.setattr(fitting, "LARGE", items)
+    monkeypatch.setattr(fitting, "bf16_gain", lambda n: gain)
+    system = sasrec(**{**SMALL, "epochs": 1}, loss=loss)
+    fitted = fit(system, split, execution=Execution(device="cpu", precision="auto"))
+    assert fitted.precision == chosen
+    assert digest(fitted) == digest(fit(system, split, execution=Execution(device="cpu", precision=chosen)))
+
+
+def test_a_run_keeps_the_precision_it_began_with(split, tmp_path, monkeypatch):
+    monkeypatch.setattr(fitting, "LARGE", 0)
+    monkeypatch.setattr(fitting, "bf16_gain", lambda n: 2.0)
+    execution = Execution(device="cpu", precision="auto", checkpoint_every=2)
+    whole = run("sasrec", split, execution=execution)
+    interrupted(split, tmp_path, at=5, execution=execution)
+    monkeypatch.setattr(fitting, "bf16_gain", lambda n: 1.0)
+    again = run("sasrec", split, out=tmp_path, resume=True, execution=execution)
+    assert again.precision == "bf16-loss"
+    assert digest(again) == digest(whole)
+
+
+def test_an_unknown_precision_is_refused(split):
+    with pytest.raises(ContractError, match="a precision among fp32, bf16-loss, bf16, auto, got 'half'"):
+        run("sasrec", split, execution=Execution(precision="half"))

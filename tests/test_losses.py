@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmrs.batch import from_rows
 from lmrs.errors import ContractError
-from lmrs.losses import BCE, GBCE, BPRMax, FullSoftmax, Output, SampledSoftmax
+from lmrs.losses import BCE, GBCE, BPRMax, FullSoftmax, Output, SampledSoftmax, rounded_products
 from lmrs.negatives import ByPopularity, Drawn, Uniform, draw, probabilities
 from lmrs.vocab import Vocab
 
@@ -80,6 +80,58 @@ def test_full_softmax_is_stable_for_huge_scores():
     cost = FullSoftmax().charge(states, Output(torch.tensor([[1.0], [-1.0]]), None), torch.tensor([0, 0]))
     assert cost.item() == pytest.approx(2e4)
     assert torch.isfinite(torch.autograd.grad(cost, states)[0]).all()
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 8.0, 300.0])
+def test_full_softmax_is_the_same_with_and_without_a_maximum(bias, scale):
+    """Small scores need none; those of 300 would overflow."""
+    states, table, own, target = problem(bias=bias)
+    states = (states * scale).detach().requires_grad_()
+    found = FullSoftmax(smoothing=0.1, block=2).charge(states, Output(table, own), target)
+    scores = states @ table.T if own is None else states @ table.T + own
+    agree(found, F.cross_entropy(scores, target, reduction="sum", label_smoothing=0.1), states, table, own)
+
+
+def test_a_large_bias_alone_needs_the_maximum():
+    states, table, _, target = problem(bias=False)
+    own = torch.linspace(-900, 900, V, dtype=torch.float64, requires_grad=True)
+    found = FullSoftmax().charge(states, Output(table, own), target)
+    agree(found, F.cross_entropy(states @ table.T + own, target, reduction="sum"), states, table, own)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_rounded_products_are_close_and_unbiased_in_the_targets_score(bias, smoothing):
+    rng = generator(5)
+    states, table = (torch.randn(rows, 32, generator=rng).div(2).requires_grad_() for rows in (200, 900))
+    own = torch.randn(900, generator=rng).requires_grad_() if bias else None
+    target = torch.randint(900, (200,), generator=rng)
+    loss = FullSoftmax(smoothing=smoothing)
+    exact = loss.charge(states.double(), Output(table.double(), None if own is None else own.double()), target)
+    with rounded_products(True):
+        found = loss.charge(states, Output(table, own), target)
+    assert found.dtype == torch.float32
+    assert 0 < abs(found.item() / exact.item() - 1) < 1e-4
+    for rounded, wanted in zip(gradients(found, states, table, own), gradients(exact, states, table, own), strict=True):
+        assert 1e-6 < (rounded - wanted).norm() / wanted.norm() < 5e-3
+
+
+def test_products_are_rounded_inside_the_block_alone():
+    states, table, _, target = problem(bias=False, dtype=torch.float32)
+
+    def charged():
+        return FullSoftmax().charge(states, Output(table, None), target).item()
+
+    outside = charged()
+    with rounded_products(True):
+        inside = charged()
+        with rounded_products(False):
+            assert charged() == outside
+        assert charged() == inside != outside
+    with pytest.raises(ZeroDivisionError), rounded_products(True):
+        raise ZeroDivisionError
+    assert charged() == outside
 
 
 def test_full_softmax_gives_gradients_only_where_they_are_wanted():

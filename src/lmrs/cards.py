@@ -106,7 +106,7 @@ class Cost:
 
     fit, evaluate: what each took, or None if it was not done here. parameters_total, parameters_trained: numbers, not bytes.
     bytes_on_disk: of the saved recommender. targets: events (or tokens) the loss charged, counted again each epoch.
-    threads: of computation. device: "cpu" or the accelerator's name. dtype: of the weights.
+    threads: of computation. device: "cpu" or the accelerator's name. dtype: of the weights. precision: of the fit's products.
     device_memory_bytes: peak on the accelerator, None without one. probes: named measurements of this machine (JSON
     numbers) that let seconds from two machines be read side by side.
     """
@@ -120,6 +120,7 @@ class Cost:
     threads: int = 1
     device: str = "cpu"
     dtype: str = "float32"
+    precision: str = "fp32"
     device_memory_bytes: int | None = None
     probes: dict[str, float] = field(default_factory=dict)
 

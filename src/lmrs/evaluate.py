@@ -280,6 +280,7 @@ def cost_of(source: Recommender | Fitted) -> Cost:
         parameters_trained=trained,
         targets=targets,
         threads=torch.get_num_threads(),
+        precision=source.precision if isinstance(source, Fitted) else "fp32",
         device=(Recommender.of(source) if isinstance(source, Fitted) else source).device,
     )
 

@@ -27,10 +27,12 @@ from lmrs import __version__, taxonomy, tuning
 from lmrs.batch import Batch
 from lmrs.distributed import Group
 from lmrs.errors import ContractError, DataError, DivergedError
+from lmrs.hardware import bf16_gain
 from lmrs.interrupts import Interrupted, Stop
 from lmrs.journal import Journal, Progress, assign, assign_optimizer
 from lmrs.judge import judge, judge_among
 from lmrs.lock import RunLock
+from lmrs.losses import FullSoftmax, rounded_products
 from lmrs.measures import RankMeasure, Sampled, falls, parse
 from lmrs.models.network import ControlScorer, Model, Network, Scorer
 from lmrs.objectives import Objective
@@ -38,7 +40,7 @@ from lmrs.progress import Reporter
 from lmrs.schedule import filled
 from lmrs.seeding import generator, mix, numpy_generator
 from lmrs.split import Split, sealed
-from lmrs.system import Budget, Stage, System, learned
+from lmrs.system import Budget, Stage, System, learned, parts
 from lmrs.tasks import RecordTask, Task
 from lmrs.tasks.task import AnyMeasure
 from lmrs.views import Examples
@@ -68,6 +70,11 @@ class Fitted:
     seconds: float
     cpu_seconds: float
     seed: int = 0
+    precision: str = "fp32"
+
+
+PRECISIONS = ("fp32", "bf16-loss", "bf16", "auto")
+LARGE = 4096  # items from which on the full softmax is most of a step
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,9 @@ class Execution:
     """How, not what: only `precision` changes the numbers by more than the order of additions (and of dropout's draws).
 
     device: "cpu", "cuda" or "auto". micro_batch: rows of a forward pass (None: the whole batch). checkpoint_every: updates.
-    precision: "fp32", or "bf16" for autocast of the matrix products (the loss stays in fp32).
+    precision: of matrix products. "fp32"; "bf16-loss": those of the full softmax in bf16 (losses.rounded_products); "bf16":
+    those of the network, too, by autocast; "auto": "bf16-loss" where a catalogue is large and a probe finds the processor at
+    least 1.5 times as fast with it, else "fp32". A run that goes on keeps what it began with.
     """
 
     device: str = "auto"
@@ -153,7 +162,7 @@ class _Run:
             "data": split.dataset.fingerprint,
             "split": json.dumps(split.about, sort_keys=True),
             "seed": seed,
-            "precision": execution.precision,
+            "precision": self._precision(),
             "lmrs": __version__,
         }
         if isinstance(system.model, Model) and system.model.origin:
@@ -176,9 +185,12 @@ class _Run:
                 _watched(self.system.task, stage.budget)  # a misspelt one is told now, not after the first epoch
         saved = None
         if resume:
-            saved = self.journal.restore()
+            saved = self.journal.restore(adopted=("precision",) if self.execution.precision == "auto" else ())
         else:
             self.journal.fresh()
+        self.precision = self.journal.identity["precision"]
+        if self.execution.precision == "auto" and self.precision != "fp32":
+            self.reporter.say("products of the full softmax in bf16, which is faster here (--precision fp32 keeps them in fp32)")
         scorer = self._build(0)
         if isinstance(scorer, ControlScorer):
             return self._estimate(scorer)
@@ -216,6 +228,7 @@ class _Run:
             seconds=self.progress.seconds,
             cpu_seconds=self.progress.cpu_seconds,
             seed=self.seed,
+            precision=self.precision,
         )
 
     def _estimate(self, scorer: ControlScorer) -> Fitted:
@@ -226,6 +239,21 @@ class _Run:
             self.system, self.split, self.vocab, scorer, None, [], [], 0, self.split.train.n_events, 0, 0,
             self.progress.seconds, self.progress.cpu_seconds, self.seed,
         )  # fmt: skip
+
+    def _precision(self) -> str:
+        """That of this run; "auto" is settled by a probe of process 0."""
+        asked = self.execution.precision
+        if asked not in PRECISIONS:
+            raise ContractError(needed=f"a precision among {', '.join(PRECISIONS)}", came=repr(asked))
+        if asked != "auto":
+            return asked
+        worth = (
+            self.group.is_main
+            and self.device.type == "cpu"
+            and self.vocab.n_items >= LARGE
+            and any(isinstance(part, FullSoftmax) for stage in self.system.stages for part in parts(stage))
+        )
+        return "bf16-loss" if self.group.any(worth and bf16_gain(self.vocab.n_items) >= 1.5) else "fp32"
 
     def _build(self, number: int) -> Any:
         """The scorer with its initial weights, a function of (seed, stage); torch's own generator is put back."""
@@ -318,7 +346,10 @@ class _Run:
         sums = dict.fromkeys(counts, 0.0)
         for at, part in enumerate(self._pieces(whole)):
             rng = _on(self.device, self.seed, "dropout", *place, self.group.rank, at)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.execution.precision == "bf16"):
+            with (
+                torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
+                rounded_products(self.precision != "fp32"),
+            ):
                 charged = objective.charge(_network(modules), _head(modules), part.to(self.device), self.vocab, rng)
             shares = [(objective.weights[name] / max(1, counts[name])) * value for name, value in charged.items()]
             loss = torch.stack(shares).sum() if len(shares) > 1 else shares[0]

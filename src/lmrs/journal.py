@@ -117,8 +117,10 @@ class Journal:
             write_atomic(self.folder / METRICS, b"")
         self.group.barrier()
 
-    def restore(self) -> dict[str, Tensor] | None:
+    def restore(self, *, adopted: tuple[str, ...] = ()) -> dict[str, Tensor] | None:
         """The tensors of the newest whole checkpoint, with `progress` and `log` set; None if there is none.
+
+        adopted: names of the identity that are taken from the checkpoint.
 
         Raises CheckpointError if it was made by something else (naming what differs) or the log is shorter than it was.
         """
@@ -138,6 +140,7 @@ class Journal:
             return None
         tensors, state = checkpoint.load(found)
         made = state.get("identity", {})
+        self.identity |= {key: made[key] for key in adopted if key in made}
         changed = [_difference(key, made.get(key), value) for key, value in self.identity.items() if made.get(key) != value]
         if changed:
             raise CheckpointError(

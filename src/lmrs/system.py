@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
 
 from lmrs.errors import ContractError
 from lmrs.models import Control, Model
@@ -146,3 +147,14 @@ def learned(system: System, name: str) -> bool:
     if not isinstance(system.model, Model) or name.startswith("head.") or not system.model.given(inner):
         return True
     return any(isinstance(stage, Stage) and stage.tuning.chooses(f"network.{inner}") for stage in system.stages)
+
+
+def parts(description: object) -> Iterator[object]:
+    """A description and all that are in it, depth first."""
+    yield description
+    if is_dataclass(description):
+        for each in fields(description):
+            yield from parts(getattr(description, each.name))
+    elif isinstance(description, tuple):
+        for each in description:
+            yield from parts(each)

@@ -24,7 +24,11 @@ from lmrs.cli import options
 @options.device
 @options.threads
 @click.option(
-    "--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True, help="Of matrix products in the fit."
+    "--precision",
+    type=click.Choice(["fp32", "bf16-loss", "bf16", "auto"]),
+    default="fp32",
+    show_default=True,
+    help="Of matrix products in the fit: bf16-loss rounds those of the full softmax; auto does where a probe finds it faster.",
 )
 @click.option("--micro-batch", type=click.IntRange(min=1), help="Rows of a forward pass, if a whole batch does not fit.")
 @click.option("--checkpoint-every", type=click.IntRange(min=1), default=500, show_default=True, help="Steps between checkpoints.")
@@ -54,7 +58,7 @@ def fit(
 
     from lmrs import settings
     from lmrs.fit import Execution
-    from lmrs.hardware import use_threads
+    from lmrs.hardware import keep_memory, use_threads
     from lmrs.models import Model
     from lmrs.progress import Reporter
     from lmrs.run import train
@@ -62,6 +66,7 @@ def fit(
 
     given = settings.parse(settings.find(system), pairs)
     use_threads(threads)
+    keep_memory()
     execution = Execution(device=device, micro_batch=micro_batch, checkpoint_every=checkpoint_every, precision=precision)
     main = int(os.environ.get("RANK", "0")) == 0  # of processes that torchrun started together, one talks
     with Reporter(quiet=quiet or not main) as reporter:

@@ -68,7 +68,8 @@ def cost(card: Cost) -> str:
     if card.bytes_on_disk:
         parts.append(f"{card.bytes_on_disk / 2**20:,.1f} MiB on disk")
     threads = "1 thread" if card.threads == 1 else f"{card.threads} threads"
-    return f"{', '.join(parts)}; {threads} on {card.device}"
+    products = "" if card.precision == "fp32" else f", {card.precision}"
+    return f"{', '.join(parts)}; {threads} on {card.device}{products}"
 
 
 def seconds(value: float) -> str:
