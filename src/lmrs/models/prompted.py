@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lmrs import prompts
 from lmrs.batch import Batch
 from lmrs.decoding import left_padded
-from lmrs.errors import ContractError
+from lmrs.errors import ContractError, did_you_mean
 from lmrs.language import Backbone, admit
 from lmrs.language.adapters import Adapter, apply
 from lmrs.losses import Output
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 PLAIN = "{list history}"  # no words of the author's: the text of the items and nothing else
 READS = ("title", "words", "state", "masks")
+COLUMNS = ("history", "liked", "disliked", "candidate")
 SCORES = ("sum", "mean", "pmi", "sentence")
 FAMILIES = {"title": ("causal",), "words": ("causal", "encoder"), "state": ("causal", "encoder"), "masks": ("encoder",)}
 # What an encoder's word head is called: BERT; RoBERTa; DistilBERT; ELECTRA.
@@ -84,23 +85,41 @@ class Prompted(Model):
                 raise ContractError(needed=f"{name} {' or '.join(map(repr, choices))}", came=repr(getattr(self, name)))
         if self.max_len < 1:
             raise ContractError(needed="max_len of at least 1", came=f"max_len={self.max_len}")
-        columns = parse(self.template).columns
-        if any(name.partition(".")[0] == "candidate" for name in columns) != (self.read == "words"):
+        admit(self.backbone, for_=f"Prompted(read={self.read!r})", families=FAMILIES[self.read])
+        self._check_template()
+
+    def _check_template(self) -> None:
+        template = parse(self.template)
+        heads = {name.partition(".")[0] for name in template.columns}
+        for name in template.columns:
+            if name.partition(".")[0] not in COLUMNS:
+                raise ContractError(
+                    needed=f"columns {', '.join(COLUMNS[:-1])} and {COLUMNS[-1]}, or one of them with .NAME", came=name,
+                    remedy=did_you_mean(name, COLUMNS),
+                )  # fmt: skip
+        if ("candidate" in heads) != (self.read == "words"):
             raise ContractError(
                 needed="{candidate} in the template with read='words', and only there",
                 came=f"read={self.read!r} and {self.template!r}",
                 remedy="change one of them",
             )
-        able, how = FAMILIES[self.read], f"Prompted(read={self.read!r})"
+        if not heads & set(COLUMNS[:-1]):
+            raise ContractError(
+                needed="{list history} in the template", came=repr(self.template), remedy="write it where the items stand"
+            )
+        masks = sum(segment.n for segment in template.segments if isinstance(segment, Mask))
+        if masks and self.read == "title":
+            raise ContractError(
+                needed=f"a template without [mask] for read={self.read!r}", came=self.template, remedy="leave the mask out"
+            )
         if self.read == "words":
-            masks = sum(segment.n for segment in parse(self.template).segments if isinstance(segment, Mask))
             if masks > 1:
                 raise ContractError(
                     needed="one [mask] in the template of an encoder, none in that of a causal model",
                     came=f"{masks} in {self.template!r}", remedy="change the template",
                 )  # fmt: skip
-            able, how = (("encoder",), f"{how} at [mask]") if masks else (("causal",), f"{how} without [mask]")
-        admit(self.backbone, for_=how, families=able)
+            how = "at [mask]" if masks else "without [mask]"
+            admit(self.backbone, for_=f"Prompted(read='words') {how}", families=("encoder",) if masks else ("causal",))
 
     @property
     def pretrained(self) -> bool:
@@ -176,12 +195,7 @@ class PromptedNetwork(Network):
         self.titles = vocab.titles(np.arange(vocab.n_items))
         self.columns: dict[str, list[str | None]] = {}
         for name in self.template.columns:
-            whose, _, what = name.partition(".")
-            if whose not in ("history", "liked", "disliked", "candidate"):
-                raise ContractError(
-                    needed="columns history, liked, disliked and candidate, or one of them with .NAME", came=name,
-                    remedy="change the template",
-                )  # fmt: skip
+            what = name.partition(".")[2]
             self.columns[name] = vocab.texts(what or "title")
 
     def _language_model(self) -> Any:

@@ -62,7 +62,7 @@ def prompt4nr(
     virtual tokens begin as words of the vocabulary (paper: random rows); the members of an ensemble stop together, at the best
     of their mean.
     """
-    for name in templates:
+    for name in templates or ("",):
         if name not in TEMPLATES:
             raise UserError(needed="templates such as hybrid-action", came=repr(name), remedy=did_you_mean(name, TEMPLATES))
     members = []
