@@ -38,7 +38,7 @@ from lmrs.testing import (
     ViewTests,
     tiny,
 )
-from lmrs.testing.models import CLOSE
+from lmrs.testing.models import CLOSE, built
 from lmrs.texts import Attention, ItemText, TextEncoder
 from lmrs.visibility import Causal
 
@@ -485,6 +485,50 @@ class TestUniCRS(SystemTests):
     @staticmethod
     def data():
         return talked.split(24)
+
+
+class TestUniCRSThatTalks(SystemTests):
+    part = staticmethod(systems.unicrs)
+    options = {
+        "answers": "both", "backbone": "tiny-causal", "task": 2, "context": 12, "dim": 8, "bases": 2, "max_len": 9, "speech": 2,
+        "said": 12, "most": 4,
+    }  # fmt: skip
+    cell = taxonomy.FIXED_MODEL
+
+    @staticmethod
+    def data():
+        return talked.split(24)
+
+
+class TestReply(ObjectiveTests):
+    part = objectives.Reply()
+    model = models.FusedPrompt(
+        Backbone("tiny-causal"), models.Relational(dim=8, bases=2), task=0, context=12, max_len=9, speech=2
+    )
+
+    def batch(self, train: Train) -> Batch:
+        view, data = views.Replies(max_len=8), talked.data(20)
+        return view.collate(view.within(data, data.offsets[:-1], data.offsets[1:]).take(np.arange(10)))
+
+    def parts(self, train: Train):
+        return built(self.model, talked.split(20).train), None
+
+    def test_no_state_reads_what_it_predicts(self) -> None:
+        """tests/test_responses.py holds what is charged to a language model that is fed by hand."""
+
+    def test_the_answer_depends_on_the_whole_history(self) -> None:
+        """As for NextItem: the question is the same."""
+
+
+class TestReplies(RecordViewTests):
+    part = views.Replies(max_len=3, turns=2)
+
+    @staticmethod
+    def data():
+        return talked.split()
+
+    def changed(self, split: Split) -> Train:
+        return talked.changed(split)
 
 
 class TestTurns(RecordViewTests):

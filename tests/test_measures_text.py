@@ -16,13 +16,13 @@ from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
 from lmrs import measures
 from lmrs.errors import ContractError, UserError
-from lmrs.measures import BLEU, DIV, FCR, FMR, PPL, ROUGE, USR, Distinct, Likelihoods, SentenceBLEU, Texts, parse_text
+from lmrs.measures import BLEU, DIV, FCR, FMR, PPL, ROUGE, USR, Distinct, ItemRatio, Likelihoods, SentenceBLEU, Texts, parse_text
 from lmrs.measures.words import WORDS, common_subsequence, grams
 
 EVERY = [
     BLEU(4), BLEU(1), BLEU(2, words="space", smooth="exp"), SentenceBLEU(2), SentenceBLEU(4, "13a"), ROUGE(1), ROUGE("L"),
-    ROUGE(2, by="sets"), ROUGE("L", "sets", "words"), Distinct(2), Distinct(3, "responses"), USR(), USR("space"), FMR(), FCR(),
-    DIV("space"), PPL(),
+    ROUGE(2, by="sets"), ROUGE("L", "sets", "words"), Distinct(2), Distinct(3, "responses"), ItemRatio(), USR(), USR("space"),
+    FMR(), FCR(), DIV("space"), PPL(),
 ]  # fmt: skip
 SENTENCES = st.lists(st.sampled_from(["the", "a", "cat", "dog", "mat", "on", ".", ",", "Cat", "3.5", "it's"]), max_size=9).map(
     " ".join
@@ -52,7 +52,7 @@ def test_every_family_is_in_the_list_and_says_what_it_reads():
         "BLEU-4", "ROUGE-L[sets]", "Distinct-2[responses]", "BLEU-1[exp]",
     ]  # fmt: skip
     assert {str(m) for m in EVERY if m.per_query} == {
-        "SentenceBLEU-2", "SentenceBLEU-4[13a]", "ROUGE-1", "ROUGE-L", "ROUGE-2[sets]", "ROUGE-L[sets,words]", "FMR",
+        "SentenceBLEU-2", "SentenceBLEU-4[13a]", "ROUGE-1", "ROUGE-L", "ROUGE-2[sets]", "ROUGE-L[sets,words]", "FMR", "ItemRatio",
     }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from lmrs.decoding.beam import Found, ModelSteps, Steps, beam
 from lmrs.decoding.context import Context, causal, left_padded, seq2seq
 from lmrs.decoding.continuations import Likelihoods, continuations, masked
+from lmrs.decoding.greedy import greedy
 from lmrs.decoding.titles import Match, Parsed, Titles, normalised
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "beam",
     "causal",
     "continuations",
+    "greedy",
     "left_padded",
     "masked",
     "normalised",

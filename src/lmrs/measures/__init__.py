@@ -11,6 +11,7 @@
 | RMSE, MAE | pairs | distance of predicted ratings |
 | BLEU, SentenceBLEU, ROUGE | Texts | likeness to a reference |
 | Distinct, USR | Texts | variety |
+| ItemRatio | Texts | items that a response names |
 | FMR, FCR, DIV | Texts | features that are spoken of |
 | PPL | Likelihoods | how probable the reference was |
 
@@ -24,6 +25,7 @@ import re
 from typing import Any
 
 from lmrs.errors import UserError, did_you_mean
+from lmrs.measures.conversation import ItemRatio
 from lmrs.measures.explanation import DIV, FCR, FMR, USR
 from lmrs.measures.hits import F1, HR, Precision, Recall
 from lmrs.measures.impressions import MINDMRR, rank_impressions
@@ -39,9 +41,9 @@ from lmrs.measures.text import BLEU, ROUGE, Distinct, SentenceBLEU, TextMeasure,
 
 __all__ = [
     "ARP", "AUC", "BLEU", "DIV", "F1", "FCR", "FMR", "GAUC", "HR", "MAE", "MAP", "MINDMRR", "MRR", "NDCG", "PPL", "RMSE", "ROUGE",
-    "TEXT", "USR", "Coverage", "Distinct", "Likelihoods", "Lists", "Measure", "Novelty", "PopularityBias", "Precision",
-    "RankMeasure", "Ranks", "Recall", "Sampled", "Sampling", "SentenceBLEU", "TagF1", "TagRecall", "TextMeasure", "Texts", "auc",
-    "canonical", "falls", "gauc", "mae", "parse", "parse_text", "rank_impressions", "rmse",
+    "TEXT", "USR", "Coverage", "Distinct", "ItemRatio", "Likelihoods", "Lists", "Measure", "Novelty", "PopularityBias",
+    "Precision", "RankMeasure", "Ranks", "Recall", "Sampled", "Sampling", "SentenceBLEU", "TagF1", "TagRecall", "TextMeasure",
+    "Texts", "auc", "canonical", "falls", "gauc", "mae", "parse", "parse_text", "rank_impressions", "rmse",
 ]  # fmt: skip
 
 Measure = RankMeasure | Sampled | Coverage | Novelty | ARP | PopularityBias | RMSE | MAE
@@ -50,7 +52,7 @@ WITH_CUTOFF = (HR, Recall, Precision, F1, TagRecall, TagF1, NDCG, MRR, MAP, Cove
 WHOLE_TOO = (NDCG, MRR, MAP)
 WITHOUT_CUTOFF = (AUC, MINDMRR, RMSE, MAE)
 ALL = (*WITH_CUTOFF, *WITHOUT_CUTOFF, GAUC)
-TEXT = (BLEU, SentenceBLEU, ROUGE, Distinct, USR, FMR, FCR, DIV, PPL)
+TEXT = (BLEU, SentenceBLEU, ROUGE, Distinct, ItemRatio, USR, FMR, FCR, DIV, PPL)
 
 _NAME = re.compile(r"(?P<name>[A-Za-z0-9]+)(\[(?P<weight>\w+)\])?(@(?P<k>\d+))?(/(?P<n>\d+)(?P<pop>pop)?neg)?")
 

@@ -209,8 +209,9 @@ class ROUGE(TextMeasure):
 class Distinct(TextMeasure):
     """How varied the texts are: different n-grams of the whole corpus, divided by one of two counts.
 
-    by: "grams": by all n-grams (Li et al. 2016), in [0, 1]. "responses": by the texts that are not empty (KGSF, CRSLab, UniCRS,
-        and so the survey's Table 3), which can exceed 1. One number; 0 if there is nothing to divide by.
+    by: "grams": by all n-grams (Li et al. 2016), in [0, 1]. "responses": by the texts that are not empty, which can exceed 1:
+        what KGSF, CRSLab and UniCRS report "per sentence", and so the survey's Table 3. One number; 0 if there is nothing to
+        divide by.
     """
 
     n: int = 2

@@ -17,8 +17,8 @@ from lmrs.errors import ContractError
 from lmrs.graph import Graph
 from lmrs.language import Backbone, admit, require
 from lmrs.losses import Output
-from lmrs.models.named_entities import graph_of
 from lmrs.models.fused_speech import Speech
+from lmrs.models.named_entities import graph_of
 from lmrs.models.network import Model
 from lmrs.models.prompted import wide
 from lmrs.models.relational import Relational
@@ -189,7 +189,7 @@ class FusedPromptNetwork(Speaker):
     def tell(self, batch: Batch, rng: torch.Generator | None = None) -> Told:
         speech = self._speech()
         if not batch.n_rows:
-            return Told(speech.slot.sum() * speech.shift[0].sum() * speech.task.vectors.weight[0], torch.zeros(0, dtype=torch.int64))
+            return Told((speech.slot.sum() * 0).expand(0), torch.zeros(0, dtype=torch.int64))
         said = [speech.read(self.tokens, text or "")[: self.model.said] for text in batch.texts["response"]]
         return speech.judged(*self._before(batch), said, self.backbone, self._run, end=self._end)
 
@@ -212,7 +212,9 @@ class FusedPromptNetwork(Speaker):
     @property
     def _end(self) -> int:
         if self.tokens.eos is None:
-            raise ContractError(needed="a backbone with an end-of-text token", came=self.model.backbone.name, remedy="choose another")
+            raise ContractError(
+                needed="a backbone with an end-of-text token", came=self.model.backbone.name, remedy="choose another"
+            )
         return self.tokens.eos
 
     def _before(self, batch: Batch) -> tuple[Tensor, Tensor]:

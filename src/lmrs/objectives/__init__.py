@@ -15,6 +15,7 @@ from lmrs.objectives.opened import Opened
 from lmrs.objectives.path_tokens import PathTokens
 from lmrs.objectives.permuted import Permuted
 from lmrs.objectives.replaced import Replaced
+from lmrs.objectives.reply import Reply
 from lmrs.objectives.rewarded_next import RewardedNext
 from lmrs.objectives.shown import Shown
 from lmrs.objectives.spoken import Spoken
@@ -38,6 +39,7 @@ __all__ = [
     "PathTokens",
     "Permuted",
     "Replaced",
+    "Reply",
     "RewardedNext",
     "Spoken",
     "Shown",

@@ -5,8 +5,10 @@ from lmrs.tasks.explaining import Explaining
 from lmrs.tasks.impressions import Clicks
 from lmrs.tasks.liking import Liked
 from lmrs.tasks.ranking import Ranking
+from lmrs.tasks.responding import Responding
+from lmrs.tasks.talking import Talking
 from lmrs.tasks.task import Answered, RecordTask
 
 Task = Ranking | RecordTask
 
-__all__ = ["Answered", "Clicks", "Conversing", "Explaining", "Liked", "Ranking", "RecordTask", "Task"]
+__all__ = ["Answered", "Clicks", "Conversing", "Explaining", "Liked", "Ranking", "RecordTask", "Responding", "Talking", "Task"]

@@ -54,11 +54,7 @@ class Conversing(RecordTask):
         return found
 
     def rows(self, queries: Queries) -> TurnRows:
-        data = queries.dataset
-        start, stop = data.offsets[:-1].copy(), data.offsets[:-1].copy()  # nothing, but for the users in question
-        unseen = queries.stop if queries.unseen is None else queries.unseen
-        start[queries.user], stop[queries.user] = unseen, queries.target
-        found = self.view.within(data, start, stop)
+        found = self.view.within(queries.dataset, *unseen(queries))
         if self.repeats:
             return found
         return found.take(np.flatnonzero(~_named_before(found)))
@@ -107,6 +103,14 @@ class Conversing(RecordTask):
                 "nothing_named": float((dialogues_of(rows.dataset).event[rows.turn] == rows.dataset.offsets[rows.user]).mean()),
             },
         )
+
+
+def unseen(queries: Queries) -> tuple[np.ndarray, np.ndarray]:
+    """(start, stop), int64[U]: the events of each dialogue that the queries keep from training; none of the others."""
+    start, stop = queries.dataset.offsets[:-1].copy(), queries.dataset.offsets[:-1].copy()
+    start[queries.user] = queries.stop if queries.unseen is None else queries.unseen
+    stop[queries.user] = queries.target
+    return start, stop
 
 
 def _blocks(rows: TurnRows, n_items: int) -> Iterator[np.ndarray]:

@@ -142,6 +142,57 @@ class Turns:
         return np.ones(len(rows), bool)
 
 
+@dataclass(frozen=True)
+class Replies:
+    """Every turn of the recommender is an example, whether it names an item or not: what came before it, and what it says.
+
+    Batches have the channel `item`, which is that of `Turns` without the item that comes next, and the texts `context` and
+    `response`. max_len: positions. turns: lines of context at most, the newest.
+    """
+
+    max_len: int = 33
+    turns: int = 20
+
+    gives = ("item", "position")
+
+    def __post_init__(self) -> None:
+        self._turns()  # checks the numbers
+
+    def _turns(self) -> Turns:
+        return Turns(max_len=self.max_len, turns=self.turns)
+
+    def rows(self, train: Train, *, ahead: int, rng: np.random.Generator) -> TurnRows:
+        """The turns of training, in order. Raises DataError for data without dialogues."""
+        return self.within(train.dataset, train.start, train.stop)
+
+    def within(self, dataset: Dataset, start: np.ndarray, stop: np.ndarray) -> TurnRows:
+        """The turns that lie within the events `[start[u], stop[u])` of each user (int64[U]); the last words of a dialogue, which
+        no event follows, where the span goes up to its end."""
+        said = dialogues_of(dataset)
+        end = stop[said.dialogue]
+        last = (said.event == end) & (end == dataset.offsets[1:][said.dialogue]) & (start[said.dialogue] < end)
+        chosen = said.within(start, stop) | last
+        chosen &= pc.equal(said.role, "recommender").to_numpy(zero_copy_only=False)
+        turn = np.flatnonzero(chosen)
+        user, here = said.dialogue[turn], said.event[turn]
+        first = np.maximum(dataset.offsets[user], here - (self.max_len - 1))
+        return TurnRows(dataset, user, first, here, turn, np.full(len(turn), -1))
+
+    def collate(self, rows: TurnRows) -> Batch:
+        """Channels `item` and `position`; rows `user`; texts `context` and `response`."""
+        said = dialogues_of(rows.dataset)
+        batch = self._turns().collate(rows)
+        response = [_line(said.text[turn].as_py()) for turn in rows.turn.tolist()]
+        texts = batch.texts | {"response": tuple(response[row] for row in batch.rows["example"].tolist())}
+        return replace(batch, texts=texts)
+
+    def asked(self, rows: TurnRows, *, asks: int) -> TurnRows:
+        return self._turns().asked(rows, asks=asks)
+
+    def known(self, rows: TurnRows) -> np.ndarray:
+        return np.ones(len(rows), bool)
+
+
 def spoken(said: Dialogues, at: int, titles: list[str]) -> str:
     """One turn as a line "role: text", its slots filled with the titles of their items."""
     parts = said.text[at].as_py().split(SLOT)
