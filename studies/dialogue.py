@@ -88,9 +88,9 @@ def main() -> None:
     (RESULTS / "dialogue.md").write_text(table(report))
 
 
-def divided(root: Path, dialogues: int) -> Split:
+def divided(root: Path, dialogues: int, *, valid: int = 40) -> Split:
     """Whole dialogues held out, the first so many of the others to train on."""
-    split = fewer(by_user(sources.load(root / "redial"), valid=0.1, test=0.2), valid=40, test=150)
+    split = fewer(by_user(sources.load(root / "redial"), valid=0.1, test=0.2), valid=valid, test=150)
     if not dialogues:
         return split
     stop = split.train.stop.copy()
