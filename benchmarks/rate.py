@@ -23,9 +23,11 @@ from benchmarks import beside, histories, peers
 
 STEPS = {  # side: (steps timed, steps before) by data set; slow sides take few
     "lmrs": {"ml-100k": (20, 4), "amazon-beauty": (40, 5), "ml-1m": (10, 2)},
+    "lmrs bf16-loss": {"ml-100k": (20, 4), "amazon-beauty": (40, 5), "ml-1m": (10, 2)},
     "padded": {"ml-100k": (10, 2), "amazon-beauty": (4, 1), "ml-1m": (3, 1)},
     "rectools": {"ml-100k": (10, 2), "amazon-beauty": (3, 1), "ml-1m": (2, 1)},
     "replay": {"ml-100k": (10, 2), "amazon-beauty": (4, 1), "ml-1m": (2, 1)},
+    "replay bf16": {"ml-100k": (10, 2), "amazon-beauty": (4, 1), "ml-1m": (2, 1)},
     "recbole": {"ml-100k": (10, 2), "amazon-beauty": (6, 1), "ml-1m": (2, 1)},
     "rectools sampled": {"ml-100k": (4, 1), "amazon-beauty": (4, 1), "ml-1m": (2, 1)},
 }
@@ -45,11 +47,13 @@ def lmrs(asked: dict) -> dict:
 
     from benchmarks.peers.clock import Laps
     from lmrs.fit import Execution, fit
+    from lmrs.hardware import keep_memory
     from lmrs.objectives import NextItem
     from lmrs.progress import Reporter
     from lmrs.systems.sasrec import sasrec
 
     torch.set_num_threads(1)
+    keep_memory()  # as the command line does
     laps, counted = Laps(asked["warm"]), []
 
     class Enough(Exception):
@@ -70,7 +74,8 @@ def lmrs(asked: dict) -> dict:
     system = sasrec(max_len=asked["max_len"], epochs=1000, every=1000, patience=None)
     system = replace(system, stages=(replace(system.stages[0], objective=Counting()),))
     with suppress(Enough):
-        fit(system, histories.split(Path(asked["data"])), execution=Execution(device="cpu"), reporter=Watch(quiet=True))
+        execution = Execution(device="cpu", precision=asked["precision"])
+        fit(system, histories.split(Path(asked["data"])), execution=execution, reporter=Watch(quiet=True))
     return laps.found() | {"gemm_gflops": gemm()}
 
 
@@ -122,8 +127,11 @@ def padded(asked: dict) -> dict:
 def command(side: str, name: str, data: Path) -> list[str]:
     steps, warm = STEPS[side][name]
     asked = {"task": "train", "data": str(data), "max_len": histories.LENGTH[name], "steps": steps, "warm": warm}
-    if side in ("lmrs", "padded"):
-        return beside.own("benchmarks.rate", "--side", side, json.dumps(asked))
+    if side in ("lmrs", "lmrs bf16-loss", "padded"):
+        asked["precision"] = "bf16-loss" if "bf16" in side else "fp32"
+        return beside.own("benchmarks.rate", "--side", side.split()[0], json.dumps(asked))
+    if side == "replay bf16":
+        asked["precision"] = "bf16-mixed"
     if side == "rectools sampled":
         asked |= {"loss": "sampled_softmax", "negatives": 256}
     if side == "recbole" and name == "ml-1m":
@@ -169,18 +177,26 @@ def measure(name: str, root: Path, sides: list[str], rounds: int) -> None:
         least = operations(items=facts["items"], width=64, layers=2, attended=attended)
 
         def keep(reports: beside.Reports) -> None:
-            found = beside.summary(reports, lambda report: report["rate"])
-            limit = {}
-            if good := [report["gemm_gflops"] for report in reports.get("lmrs", []) if "failed" not in report]:
-                roof = max(good) * 1e9 / least
-                for side in found.values():
-                    if "value" in side:
-                        side["share_of_roofline"] = round(side["value"][0] / roof, 3)
-                limit = {"megaflop_a_target": round(least / 1e6, 3), "fp32_gflops": max(good), "targets_a_second": round(roof)}
+            good = [report for side in exact for report in reports.get(side, []) if "gemm_gflops" in report]
+            limit, roof = {}, 0.0
+            if good:
+                best = max(report["gemm_gflops"] for report in good)
+                roof = best * 1e9 / least
+                limit = {"megaflop_a_target": round(least / 1e6, 3), "fp32_gflops": best, "targets_a_second": round(roof)}
             done = max(len(each) for each in reports.values())
-            what = "training SASRec, full softmax: real targets a processor second"
-            beside.write(f"rate-{name}", {"what": what, "data": facts, "rounds": done, "roofline": limit, "sides": found})
+            for ours, sides, end in (("lmrs", exact, ""), ("lmrs bf16-loss", [*reports], "-bf16")):
+                if not reports.get(ours):
+                    continue
+                found = beside.summary({side: reports[side] for side in sides}, lambda report: report["rate"], ours=ours)
+                for side in found.values():
+                    if roof and "value" in side:
+                        side["share_of_roofline"] = round(side["value"][0] / roof, 3)
+                what = "training SASRec, full softmax: real targets a processor second"
+                what += end and ", products of the softmax in bf16"
+                report = {"what": what, "data": facts, "rounds": done, "roofline": limit, "sides": found}
+                beside.write(f"rate-{name}{end}", report)
 
+        exact = [side for side in sides if "bf16" not in side]
         beside.in_turn({side: command(side, name, data) for side in sides}, rounds=rounds, after=keep)
 
 

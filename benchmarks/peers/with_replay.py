@@ -55,6 +55,7 @@ def trainer(*callbacks):
         max_steps=ASKED["steps"] + ASKED["warm"] + 1,
         max_epochs=1000,
         accelerator="cpu",
+        precision=ASKED.get("precision", "32-true"),
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

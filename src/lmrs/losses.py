@@ -63,6 +63,7 @@ class _FullSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx, states, table, bias, target, smoothing, block, half):
         rows, items = states.shape[0], table.shape[0]
+        block = 2 * block if half else block  # what is best for either: half the buffer's bytes are read
         need_states, need_table, need_bias = ctx.needs_input_grad[:3]
         grad_states = torch.empty_like(states) if need_states else None
         grad_table = torch.zeros_like(table) if need_table else None
