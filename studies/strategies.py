@@ -73,7 +73,8 @@ def main() -> None:
     options = {"backbone": a.backbone, "max_len": a.max_len, "epochs": a.epochs, "batch_size": a.batch_size, "patience": None}
     arms: dict[str, System] = {name: language(strategy=name, **options) for name in STRATEGIES}
     arms["popularity"] = popularity()
-    found = {name: _one(name, system, part, a.runs / "strategies") for name, system in arms.items()}
+    kept = a.runs / f"strategies-{a.backbone}-{a.users}-{a.queries}-{a.epochs}-{a.max_len}-{a.batch_size}"
+    found = {name: _one(name, system, part, kept) for name, system in arms.items()}
     base = np.array(found[TUNING_FREE]["values"])
     others = [name for name in found if name != TUNING_FREE]
     p = [sign_flip_test(np.array(found[name]["values"]), base, seed=0) for name in others]
