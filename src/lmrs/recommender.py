@@ -20,7 +20,9 @@ import torch
 from lmrs import __version__, describe
 from lmrs.answers import rank
 from lmrs.batch import from_rows
+from lmrs.conversation import conversational, heard, question, response
 from lmrs.dataset import Dataset
+from lmrs.decoding import Titles
 from lmrs.errors import CheckpointError, StorageError, UserError, nearest
 from lmrs.files import fsync_folder, sha256_file, storage, write_atomic
 from lmrs.fit import Fitted
@@ -28,7 +30,9 @@ from lmrs.judge import jagged
 from lmrs.models import Control, Model
 from lmrs.models.network import ControlScorer, Explained, Network, Scorer
 from lmrs.models.profiles import Profiles
+from lmrs.models.speaker import filled
 from lmrs.objectives import Objective
+from lmrs.records import SLOT
 from lmrs.system import Stage, System, learned
 from lmrs.tasks.ranking import scores
 from lmrs.views import Documents, Rows
@@ -71,6 +75,31 @@ class Recommendations:
         items = [{"id": a, "title": b, "score": c} for a, b, c in zip(self.ids, self.titles, self.scores, strict=True)]
         notes = {"unknown": list(self.unknown), "unknown_excluded": list(self.unknown_excluded), "fallback": self.fallback}
         return {"items": items, **notes}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer to what somebody said.
+
+    recommendations: items, best first. response: what the system says, with titles of these in it; None for one that says
+    nothing. named, named_titles: ids and titles of the items that were understood, in order.
+    unmatched: what looks like a title and is none of the catalogue. ambiguous: titles of several items. unsure: what may be a
+    title or ordinary words: quotation marks would tell.
+    """
+
+    recommendations: Recommendations
+    response: str | None
+    named: tuple[str, ...]
+    named_titles: tuple[str, ...]
+    unmatched: tuple[str, ...] = ()
+    ambiguous: tuple[str, ...] = ()
+    unsure: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        names = ("named", "named_titles", "unmatched", "ambiguous", "unsure")
+        lists = {name: list(getattr(self, name)) for name in names}
+        return {**self.recommendations.to_dict(), "response": self.response, **lists}
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,6 +216,44 @@ class Recommender:
                     )
                 )
         return out
+
+    def reply(self, said: Sequence[str], *, k: int = 10, exclude: Iterable[str | int] = (), exclude_seen: bool = True) -> Reply:
+        """The k best items for a dialogue and, of a system that speaks, a response.
+
+        said: its turns, oldest first: "User: I loved Heat (1995). What else?", "System: ...", or without a name in turns. Titles
+        are read as `decoding.mentions.named` does. exclude: ids that must not come. exclude_seen: leave out what was named.
+        Raises UserError for a system that cannot read dialogues, for k < 1, and if nothing is said.
+        """
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise UserError(needed="k of at least 1", came=f"k={k!r}")
+        task = conversational(self.system.task, self.name)
+        found = heard(said, Titles(self.titles(np.arange(self.vocab.n_items)), threshold=None))
+        rows = question(found, task, self.vocab, self.items)
+        text = response(self.scorer, task, rows, self.device)
+        ids = _texts(exclude)
+        banned = self.vocab.item_numbers(ids)
+        cells, _ = scores(self.scorer, self.objective, task.view, rows, self.vocab, self.device)
+        cells = cells.clone()
+        cells[:, torch.from_numpy(banned[banned >= 0])] = -torch.inf
+        seen = (np.array([0, len(found.items)]), np.array(found.items, np.int64)) if exclude_seen else None
+        slots = 0 if text is None else text.count(SLOT)
+        ranked = rank(cells, query=np.zeros(1, np.int64), seen=seen, k=max(k, slots), seed=0)
+        best = ranked.items[0][ranked.items[0] >= 0]
+        titles = self.titles(best)
+        return Reply(
+            Recommendations(
+                ids=tuple(self.vocab.item_ids(best[:k])),
+                titles=tuple(titles[:k]),
+                scores=tuple(ranked.scores[0][: len(best[:k])].tolist()),
+                unknown_excluded=tuple(each for each, number in zip(ids, banned, strict=True) if number < 0),
+            ),
+            response=None if text is None else filled(text, titles),
+            named=tuple(self.vocab.item_ids(np.array(found.items, np.int64))),
+            named_titles=tuple(self.titles(np.array(found.items, np.int64))),
+            unmatched=found.told("unmatched"),
+            ambiguous=found.told("ambiguous"),
+            unsure=found.told("unsure"),
+        )
 
     def explain(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import click
 
@@ -16,6 +17,10 @@ from lmrs.cli.history import by_title, check_asked, document_of, load, profile_o
 @click.option("--times", metavar="TIME,TIME,...", help="Times of the history's events, for systems that read times.")
 @click.option("--profile", metavar="NAME=VALUE;...", help="What is known of the user, for systems that read profiles.")
 @click.option("--text", "texts", multiple=True, metavar="PART=TEXT", help="A part of a document, for systems of documents.")
+@click.option(
+    "--said", multiple=True, metavar="TEXT", help='A turn of a dialogue: "User: ..." or "System: ..."; may be repeated.'
+)
+@click.option("--said-file", metavar="FILE", help="A dialogue, one turn a line.")
 @click.option("-k", "k", default=10, show_default=True, help="How many.")
 @click.option("--exclude", multiple=True, metavar="ID", help="An item that must not come; may be repeated.")
 @click.option("--include-seen", is_flag=True, help="Items of the history may come again.")
@@ -28,6 +33,8 @@ def recommend(
     times: str | None,
     profile: str | None,
     texts: tuple[str, ...],
+    said: tuple[str, ...],
+    said_file: str | None,
     k: int,
     exclude: tuple[str, ...],
     include_seen: bool,
@@ -35,12 +42,17 @@ def recommend(
 ) -> None:
     """Recommend items with the recommender in the folder RUN.
 
-    An item is given by its id; where no id fits, by its title, if only one item has it.
+    An item is given by its id; where no id fits, by its title, if only one item has it. Systems that read dialogues (unicrs,
+    kbrd) are told one with --said, in which titles count that are in quotes, have their year, or are in capital letters.
     """
     from pathlib import Path
 
     from lmrs.models import Model
 
+    if said or said_file is not None:
+        given = {"--history": history, "--item": items, "--user": user, "--times": times, "--profile": profile, "--text": texts}
+        answer(run, said, said_file, given, k=k, exclude=exclude, include_seen=include_seen, as_json=as_json)
+        return
     alone = (profile is not None or texts) and user is None  # a profile is a question, even without a history
     check_asked(history or "" if alone else history, items, user)
     folder = Path(run)
@@ -65,3 +77,49 @@ def recommend(
     for line in [*notes, *show.remarks(found)]:
         errors.print(line, highlight=False, markup=False)
     console.print(show.recommendations(found))
+
+
+def answer(
+    run: str,
+    said: tuple[str, ...],
+    said_file: str | None,
+    given: dict[str, Any],
+    *,
+    k: int,
+    exclude: tuple[str, ...],
+    include_seen: bool,
+    as_json: bool,
+) -> None:
+    """`recommend` for a dialogue. given: by option, what is asked in other ways."""
+    from pathlib import Path
+
+    from lmrs.errors import UserError
+
+    others = [name for name, value in given.items() if value]
+    if others or (said and said_file is not None):
+        raise UserError(
+            needed="one way to ask", came=f"--said and {others[0] if others else '--said-file'}", remedy="leave one out"
+        )
+    recommender = load(Path(run))
+    turns = list(said)
+    if said_file is not None:
+        try:
+            turns = [line for line in Path(said_file).read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(needed=f"a text at {said_file}", came=str(error).split(":")[0], remedy="check the file") from error
+    excluded, more = by_title(recommender, list(exclude))
+    found = recommender.reply(turns, k=k, exclude=excluded, exclude_seen=not include_seen)
+    notes = [*recommender.notes, *more]
+    if as_json:
+        click.echo(json.dumps({"said": turns, **found.to_dict(), "notes": notes}, indent=2))
+        return
+    from rich.console import Console
+
+    from lmrs.cli import show
+
+    console, errors = show.console(), Console(stderr=True)
+    for line in [*notes, *show.understood(found), *show.remarks(found.recommendations)]:
+        errors.print(line, highlight=False, markup=False)
+    if found.response is not None:
+        console.print(found.response or "(it says nothing)", highlight=False, markup=False)
+    console.print(show.recommendations(found.recommendations))

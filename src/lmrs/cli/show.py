@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from lmrs.evaluate import Evaluation
-    from lmrs.recommender import Recommendations
+    from lmrs.recommender import Recommendations, Reply
 
 
 def evaluation(found: Evaluation) -> None:
@@ -106,6 +106,19 @@ def recommendations(found: Recommendations) -> Table:
     for place, (key, title, score) in enumerate(zip(found.ids, found.titles, found.scores, strict=True), 1):
         out.add_row(str(place), key, *([title] if titled else []), f"{score:.4f}")
     return out
+
+
+def understood(found: Reply) -> list[str]:
+    """Which items were found in what somebody said, and what was not."""
+    lines = [f"understood: {_some(found.named_titles)}"] if found.named else []
+    for what, pieces in (
+        ("no title of the catalogue", found.unmatched),
+        ("titles of several items: give the year", found.ambiguous),
+        ("perhaps titles: put them in quotes, if they are meant", found.unsure),
+    ):
+        if pieces:
+            lines.append(f"{what}: {_some(pieces)}")
+    return lines
 
 
 def remarks(found: Recommendations) -> list[str]:
