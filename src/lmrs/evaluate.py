@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ class Evaluation:
     protocol, cost: the two cards. table: one row a query: query, user (id), targets, and one column for each measure by user.
     answers: what was answered beside it, one row a query (texts that were written), or None.
     facts: what else should be known (JSON numbers): queries answered without history, share asking for an item already seen,
-    unknown items.
+    unknown items, items without a title or text, prompts that were longer than the context.
     """
 
     measures: dict[str, float]
@@ -120,7 +121,7 @@ def evaluate(
         )
     k = max(10, *(getattr(each, "k", None) or 0 for each in chosen))
     asked_of = (recommender.scorer, recommender.objective, task, matched, recommender.vocab)
-    with metered() as meter:
+    with metered() as meter, _read(recommender) as told:
         if all(isinstance(each, Sampled) for each in chosen):  # then nobody needs the scores of the whole catalogue
             values, known = _among(chosen, samplings, asked_of, seed=seed, device=recommender.device, reporter=reporter)
         else:
@@ -138,7 +139,7 @@ def evaluate(
         protocol=_protocol(recommender, queries, about, part=part, k=k),
         cost=replace(cost or cost_of(recommender), evaluate=meter.spent),
         table=_table(queries, per_user),
-        facts={**facts, **known},
+        facts={**facts, **known, **told},
     )
 
 
@@ -163,7 +164,7 @@ def _records(
     rows = task.rows(queries)
     if not len(rows):
         raise DataError(needed=f"questions in the {part} part", came="none", remedy="choose another split or more data")
-    with metered() as meter:
+    with metered() as meter, _read(recommender) as told:
         found = task.judge(
             recommender.scorer, recommender.objective, rows, recommender.vocab,
             measures=chosen, seed=seed, device=recommender.device, reporter=reporter,
@@ -180,9 +181,21 @@ def _records(
         ),
         cost=replace(cost or cost_of(recommender), evaluate=meter.spent),
         table=pa.table({**numbered, "targets": found.targets, **per_query}),
-        facts=found.facts,
+        facts={**found.facts, **told},
         answers=pa.table({**numbered, **found.columns}) if found.columns else None,
     )
+
+
+@contextmanager
+def _read(recommender: Recommender) -> Iterator[dict[str, float]]:
+    """What the scorer could not read of what it is asked meanwhile: filled at the end."""
+    told: dict[str, float] = {}
+    reading = recommender.scorer.reading
+    if reading is not None:
+        reading.restart()
+    yield told
+    if reading is not None:
+        told |= reading.facts()
 
 
 def default_measures(system: System) -> tuple[str, ...]:

@@ -262,6 +262,13 @@ class Vocab:
         found = self.catalogue.column("title").take(pa.array(np.asarray(numbers, np.int64))).to_pylist()
         return [title if title else key for title, key in zip(found, ids, strict=True)]
 
+    @cached_property
+    def untitled(self) -> int:
+        """How many items have no title, so that their id stands for them."""
+        if self.catalogue is None or "title" not in self.catalogue.column_names:
+            return self.n_items
+        return sum(not title for title in self.catalogue.column("title").to_pylist())
+
     def texts(self, name: str) -> list[str | None]:
         """What the catalogue says of each item under `name`: a column of text, or an attribute, its values joined by ", ".
 

@@ -69,6 +69,17 @@ def by_title(recommender: Recommender, given: list[str]) -> tuple[list[str], lis
     return out, notes
 
 
+def unread(recommender: Recommender, asked: list[str]) -> list[str]:
+    """What the recommender left out when it was asked with these items: old ones of a long history, texts that are not there."""
+    from lmrs.cli import show
+    from lmrs.views import ItemSequence
+
+    view, found = recommender.system.task.serving, []
+    if isinstance(view, ItemSequence) and (older := int((recommender.vocab.item_numbers(asked) >= 0).sum()) - view.max_len) > 0:
+        found.append(f"{older:,} older items are not read (max_len {view.max_len})")
+    return found + ([] if recommender.scorer.reading is None else show.unread(recommender.scorer.reading.facts()))
+
+
 def profile_of(recommender: Recommender, folder: Path, text: str | None, user: str | None) -> dict[str, str] | None:
     """What is known of the user: as typed, "age=25;gender=F", or of a user of the run's data; None for systems that read none.
 

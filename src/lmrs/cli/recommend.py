@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from lmrs.cli import options
-from lmrs.cli.history import by_title, check_asked, document_of, load, profile_of, whose
+from lmrs.cli.history import by_title, check_asked, document_of, load, profile_of, unread, whose
 
 
 @click.command()
@@ -65,7 +65,7 @@ def recommend(
     if isinstance(recommender.system.model, Model) and recommender.system.model.by_item and not as_json:
         click.echo(f"scoring {recommender.vocab.n_items:,} items one by one: a large language model takes a while", err=True)
     found = recommender.recommend(asked, k=k, exclude=excluded, exclude_seen=not include_seen, times=when, profile=known)
-    notes = [*recommender.notes, *notes, *more]
+    notes = [*recommender.notes, *notes, *more, *unread(recommender, asked)]
     if as_json:
         click.echo(json.dumps({"history": asked, **found.to_dict(), "notes": notes}, indent=2))
         return

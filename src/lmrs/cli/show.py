@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from lmrs.cards import Cost, Protocol
@@ -89,6 +89,21 @@ def facts(found: Evaluation) -> list[str]:
         lines.append(f"{told['without_history']:,.0f} queries had no known history and got training popularity")
     if told.get("truth_seen"):
         lines.append(f"{told['truth_seen']:.1%} of the queries ask for an item the user already had; it stays a candidate")
+    return lines + unread(told)
+
+
+def unread(told: Mapping[str, float]) -> list[str]:
+    """What a network that reads texts could not read (`Reading.facts`)."""
+    lines = []
+    if count := told.get("items_without_title"):
+        lines.append(f"{count:,.0f} items have no title: the model reads their ids instead")
+    if count := told.get("items_without_text"):
+        lines.append(f"{count:,.0f} items have no text: they share one that says so")
+    if count := told.get("prompts_cut"):
+        lines.append(
+            f"{count:,.0f} of {told['prompts']:,.0f} prompts were longer than the model's context: they lost their oldest items, "
+            f"{told['entries_cut'] / count:,.1f} each"
+        )
     return lines
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lmrs.batch import Batch
 from lmrs.decoding import Context, Likelihoods, causal, continuations, left_padded
+from lmrs.errors import DataError
 from lmrs.language.running import dropping
 from lmrs.models.prompted import ByItem, Prompted, wide
 from lmrs.prompts import Compiled
@@ -28,6 +29,12 @@ class TitleNetwork(ByItem):
         """(offsets int64[V + 1], token ids) of all titles as answers; a space before each, as in running text."""
         if self.answers is None:
             ids, offsets = self.tokens.batch([f" {title}{self.model.ending}" for title in self.titles])
+            longest = int(np.diff(offsets).argmax())
+            if (size := int(np.diff(offsets)[longest])) >= self.context:
+                raise DataError(
+                    needed=f"titles of fewer than {self.context} tokens, the context of {self.model.backbone.name}",
+                    came=f"{self.titles[longest][:40]!r}... of {size:,}", remedy="shorten it in the catalogue",
+                )  # fmt: skip
             self.answers = offsets, ids
         return self.answers
 
