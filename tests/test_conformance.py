@@ -465,6 +465,18 @@ class TestKBRD(SystemTests):
         return talked.split()
 
 
+class TestKBRDThatTalks(SystemTests):
+    part = staticmethod(systems.kbrd)
+    options = {
+        "answers": "both", "dim": 8, "bases": 2, "max_len": 9, "speech_dim": 8, "layers": 1, "context": 20, "said": 12, "most": 4,
+    }  # fmt: skip
+    cell = taxonomy.PART
+
+    @staticmethod
+    def data():
+        return talked.split()
+
+
 class TestFusedPromptOfAnEncoder(ModelTests):
     part = models.FusedPrompt(Backbone("tiny-encoder"), models.Relational(dim=8, bases=2), task=2, context=12, max_len=9)
     unused = ("prompt.fusion.nothing.weight",)

@@ -17,6 +17,7 @@ from lmrs.evaluate import evaluate
 from lmrs.fit import fit
 from lmrs.measures import Distinct, ItemRatio, SentenceBLEU, Texts, canonical, parse_text
 from lmrs.models.speaker import filled
+from lmrs.recommender import Recommender
 from lmrs.records import SLOT, Dialogues
 from lmrs.split import leave_one_out
 from lmrs.system import learned
@@ -312,3 +313,89 @@ def test_items_are_found_as_before_by_a_network_that_also_speaks():
     bare = from_rows({"item": torch.tensor([3, 1])}, torch.tensor([2]))
     assert torch.equal(silent(bare, Causal()), speaking(bare, Causal()))
     assert models.FusedPrompt(speaking.model.backbone, task=0, speech=3).group("speech.task.*") == "prompt"
+
+
+# -- KBRD ------------------------------------------------------------------------------------------------------------------
+
+WORDY = {"dim": 8, "bases": 2, "speech_dim": 16, "layers": 1, "context": 30, "said": 12, "most": 6, "max_len": 9}
+
+
+def kbrd(split, **options):
+    model = systems.kbrd(**{"answers": "both"} | WORDY | options).model
+    vocab = replace(split.dataset.vocab, counts=split.train.counts(), catalogue=split.dataset.items)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        found = model.build(replace(vocab, prepared=model.prepare(split.train, seed=1))).double()
+        for parameter in found.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return found
+
+
+def test_what_was_named_biases_the_words_as_in_the_equation():
+    split = talked.split(20)
+    found, batch = kbrd(split), asked(split)
+    speech = found.speech
+    u = found(batch, Causal(), at=batch.last)
+    memory, gap = speech.heard(batch.texts["context"])
+    said = torch.tensor([[0, 5, 6]]).expand(batch.n_rows, -1)
+    logits = speech.logits(said, memory, gap, u)
+    bias = speech.second.weight @ torch.relu(speech.first.weight @ u.T + speech.first.bias[:, None])  # [W, B]
+    speech.first = None
+    assert torch.allclose(logits, speech.logits(said, memory, gap, u) + bias.T[:, None])
+    assert kbrd(split, word_bias=False).speech.second is None
+
+
+def test_words_are_judged_and_written_alone_as_among_others():
+    split = talked.split(20)
+    found, batch = kbrd(split), asked(split)
+    told, texts = found.tell(batch), found.write(batch)
+    for row in range(batch.n_rows):
+        one = batch.take(torch.tensor([row]))
+        alone = found.tell(one)
+        assert torch.allclose(alone.total[0], told.total[row])
+        assert alone.tokens[0] == told.tokens[row]
+        assert found.write(one)[0] == texts[row]
+        # the chain rule, one word at a time
+        speech, symbols = found.speech, found.speech.read(batch.texts["response"][row])
+        assert speech.text(symbols) == " ".join(batch.texts["response"][row].lower().split()), "all are words of training"
+        memory, gap = speech.heard(one.texts["context"])
+        u, total = found(one, Causal(), at=one.last), 0.0
+        for at, symbol in enumerate([*symbols, 1]):
+            said = torch.tensor([[0, *symbols[:at]]])
+            total += speech.logits(said, memory, gap, u, last=True).log_softmax(1)[0, symbol]
+        assert torch.allclose(told.total[row], total)
+
+
+def test_the_vocabulary_is_that_of_training():
+    split = talked.split(40)
+    about = systems.kbrd(answers="both", **WORDY).model.speech
+    words = about.vocabulary(split.train, 9)
+    assert words == about.vocabulary(talked.changed(split), 9)
+    assert {"watch", "film", "should"} < set(words)
+    assert SLOT not in words
+    assert "never" not in words
+    assert replace(about, words=3).vocabulary(split.train, 9) == words[:3]
+    short = kbrd(split, words=3)
+    assert short.speech.read(f"you {SLOT} zebra")[1:] == [3, 2]
+    assert all("zebra" not in text for text in short.write(asked(split)))
+
+
+def test_kbrd_learns_to_speak_and_finds_items_as_before(tmp_path):
+    """Words: between the four phrases' entropy and that of single words."""
+    split = talked.split(70)
+    options = WORDY | {"epochs": 2, "converse_epochs": 12, "converse_lr": 0.01, "converse_batch_size": 16, "speech_dropout": 0.0}
+    fitted = fit(systems.kbrd(answers="both", **options), split, seed=1)
+    assert [line["stage"] for line in fitted.log][::7] == ["recommend", "converse"]
+    silent = fit(systems.kbrd(**{k: v for k, v in options.items() if k in ("dim", "bases", "max_len", "epochs")}), split, seed=1)
+    for name, tensor in silent.scorer.state_dict().items():
+        assert torch.equal(tensor, fitted.scorer.state_dict()[name]), name
+    found = evaluate(fitted, split, measures=["PPL", "ItemRatio"])
+    assert 4 ** (1 / 6) < found.measures["PPL"] < 1.6
+    assert found.measures["ItemRatio"] == 1
+    phrases = {text.lower() for text in found.answers["reference"].to_pylist()}
+    assert set(found.answers["generated"].to_pylist()) <= phrases
+    saved = Recommender.of(fitted)
+    again = Recommender.load(saved.save(tmp_path / "run"))
+    said = ["Hello I want funny", 'Try "Film 3"', "More"]
+    assert again.reply(said, k=3).response == saved.reply(said, k=3).response != ""
+    assert "Film" in again.reply(said).response

@@ -13,9 +13,11 @@ from lmrs.errors import ContractError
 from lmrs.graph import Graph
 from lmrs.losses import Output
 from lmrs.models.dropout import dropout
-from lmrs.models.network import Model, Network
+from lmrs.models.network import Model
 from lmrs.models.relational import Relational
+from lmrs.models.speaker import Speaker, Told
 from lmrs.models.table import Table
+from lmrs.models.word_speech import Speech, Worded, WordSpeech
 from lmrs.split import Train
 from lmrs.visibility import Causal, Visibility
 from lmrs.vocab import Vocab
@@ -27,13 +29,15 @@ class NamedEntities(Model):
 
     Equations 2 to 4 of the paper. While nothing was named u is zero and the biases rank (the symbol `vocab.mask` names nothing).
 
-    entities: where h comes from. hidden: rows of W. max_len: positions of a row. dropout: on h where it is pooled.
+    entities: where h comes from. hidden: rows of W. max_len: positions of a row. dropout: on h where it is pooled. speech: what
+    writes responses, whose words u biases, or None.
     """
 
     entities: Relational = Relational()  # noqa: RUF009 - a frozen value
     hidden: int = 128
     max_len: int = 33
     dropout: float = 0.0
+    speech: WordSpeech | None = None
 
     def __post_init__(self) -> None:
         if self.hidden < 1 or self.max_len < 1:
@@ -44,11 +48,12 @@ class NamedEntities(Model):
     def allows(self, visible: Visibility) -> bool:
         return isinstance(visible, Causal)
 
-    def prepare(self, train: Train, *, seed: int) -> Graph:
-        return self.entities.knowledge.of(train)
+    def prepare(self, train: Train, *, seed: int) -> Graph | Worded:
+        graph = self.entities.knowledge.of(train)
+        return graph if self.speech is None else Worded(graph, self.speech.vocabulary(train, self.max_len))
 
-    def restore(self, folder: Path) -> Graph:
-        return Graph.load(folder)
+    def restore(self, folder: Path) -> Graph | Worded:
+        return Graph.load(folder) if self.speech is None else Worded.load(folder)
 
     def build(self, vocab: Vocab) -> NamedEntitiesNetwork:
         """Raises ContractError without the graph that `prepare` makes."""
@@ -57,13 +62,14 @@ class NamedEntities(Model):
 
 def graph_of(vocab: Vocab) -> Graph:
     """What `prepare` made. Raises ContractError if it was not called."""
-    if not isinstance(vocab.prepared, Graph):
-        raise ContractError(needed="a graph as vocab.prepared", came=type(vocab.prepared).__name__, remedy="use fit, or prepare")
-    return vocab.prepared
+    found = vocab.prepared.graph if isinstance(vocab.prepared, Worded) else vocab.prepared
+    if not isinstance(found, Graph):
+        raise ContractError(needed="a graph as vocab.prepared", came=type(found).__name__, remedy="use fit, or prepare")
+    return found
 
 
-class NamedEntitiesNetwork(Network):
-    """entities: h. attend, weigh: W and w. item_bias: b."""
+class NamedEntitiesNetwork(Speaker):
+    """entities: h. attend, weigh: W and w. item_bias: b. speech: the dialogue model, or None."""
 
     def __init__(self, model: NamedEntities, vocab: Vocab, graph: Graph) -> None:
         super().__init__()
@@ -73,6 +79,8 @@ class NamedEntitiesNetwork(Network):
         self.weigh = nn.Linear(model.hidden, 1, bias=False)
         self.item_bias = nn.Parameter(torch.zeros(vocab.n_items))
         self.table = Table(self.entities)
+        words = vocab.prepared.words if isinstance(vocab.prepared, Worded) else ()
+        self.speech = model.speech.build(words, self.dim) if model.speech is not None else None
 
     def forward(self, batch: Batch, visible: Visibility, rng: torch.Generator | None = None, at: Tensor | None = None) -> Tensor:
         if not self.model.allows(visible):
@@ -92,3 +100,27 @@ class NamedEntitiesNetwork(Network):
 
     def output(self) -> Output:
         return Output(self.table.again(), self.item_bias)
+
+    # -- what it says ----------------------------------------------------------------------------------------------------
+
+    @property
+    def speaks(self) -> bool:
+        return self.speech is not None
+
+    def tell(self, batch: Batch, rng: torch.Generator | None = None) -> Told:
+        if not batch.n_rows:
+            return Told((self._speech().free.sum() * 0).expand(0), torch.zeros(0, dtype=torch.int64))
+        return self._speech().judged(batch.texts["context"], batch.texts["response"], self._named(batch), rng)
+
+    @torch.no_grad()
+    def write(self, batch: Batch) -> list[str]:
+        return self._speech().written(batch.texts["context"], self._named(batch)) if batch.n_rows else []
+
+    def _named(self, batch: Batch) -> Tensor:
+        """[B, D]: u of what was named before each turn, nothing dropped."""
+        return self(batch, Causal(), None, batch.last)
+
+    def _speech(self) -> Speech:
+        if self.speech is None:
+            raise ContractError(needed="a model with speech=WordSpeech()", came="speech=None", remedy="it writes nothing")
+        return self.speech
