@@ -190,12 +190,12 @@ def _records(
 def _read(recommender: Recommender) -> Iterator[dict[str, float]]:
     """What the scorer could not read of what it is asked meanwhile: filled at the end."""
     told: dict[str, float] = {}
-    reading = recommender.scorer.reading
-    if reading is not None:
-        reading.restart()
+    unread = recommender.scorer.unread
+    if unread is not None:
+        unread.restart()
     yield told
-    if reading is not None:
-        told |= reading.facts()
+    if unread is not None:
+        told |= unread.facts()
 
 
 def default_measures(system: System) -> tuple[str, ...]:

@@ -77,7 +77,7 @@ def unread(recommender: Recommender, asked: list[str]) -> list[str]:
     view, found = recommender.system.task.serving, []
     if isinstance(view, ItemSequence) and (older := int((recommender.vocab.item_numbers(asked) >= 0).sum()) - view.max_len) > 0:
         found.append(f"{older:,} older items are not read (max_len {view.max_len})")
-    return found + ([] if recommender.scorer.reading is None else show.unread(recommender.scorer.reading.facts()))
+    return found + ([] if recommender.scorer.unread is None else show.unread(recommender.scorer.unread.facts()))
 
 
 def profile_of(recommender: Recommender, folder: Path, text: str | None, user: str | None) -> dict[str, str] | None:

@@ -93,18 +93,22 @@ def facts(found: Evaluation) -> list[str]:
 
 
 def unread(told: Mapping[str, float]) -> list[str]:
-    """What a network that reads texts could not read (`Reading.facts`)."""
+    """What a network that reads texts could not read (`Unread.facts`)."""
     lines = []
     if count := told.get("items_without_title"):
-        lines.append(f"{count:,.0f} items have no title: the model reads their ids instead")
+        lines.append(f"{_items(count)} no title: the model reads the id instead")
     if count := told.get("items_without_text"):
-        lines.append(f"{count:,.0f} items have no text: they share one that says so")
+        lines.append(f"{_items(count)} no text: 'unknown item' is read instead")
     if count := told.get("prompts_cut"):
         lines.append(
             f"{count:,.0f} of {told['prompts']:,.0f} prompts were longer than the model's context: they lost their oldest items, "
             f"{told['entries_cut'] / count:,.1f} each"
         )
     return lines
+
+
+def _items(count: float) -> str:
+    return "1 item has" if count == 1 else f"{count:,.0f} items have"
 
 
 def recommendations(found: Recommendations) -> Table:

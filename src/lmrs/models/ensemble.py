@@ -13,7 +13,7 @@ from lmrs.errors import ContractError
 from lmrs.losses import Output
 from lmrs.models.network import Model, Network
 from lmrs.models.prompted import Prompted
-from lmrs.models.reading import Reading
+from lmrs.models.unread import Unread
 from lmrs.visibility import Visibility
 from lmrs.vocab import Vocab
 
@@ -84,9 +84,9 @@ class EnsembleNetwork(Network):
         super().__init__()
         self.members = nn.ModuleList(each.build(vocab) for each in about.members)
         self.n_items, self.dim = vocab.n_items, max(each.dim for each in members(self))
-        self.reading = Reading(without_title=vocab.untitled)
+        self.unread = Unread(without_title=vocab.untitled)
         for each in members(self):
-            each.reading = self.reading  # one count for all
+            each.unread = self.unread  # one count for all
 
     def verdicts(
         self, batch: Batch, visible: Visibility, at: Tensor, items: Tensor, rng: torch.Generator | None = None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lmrs.batch import Batch
 from lmrs.errors import CheckpointError, UserError
 from lmrs.losses import Output
-from lmrs.models.reading import Reading
+from lmrs.models.unread import Unread
 from lmrs.split import Train
 from lmrs.visibility import Visibility
 from lmrs.vocab import Prepared, Vocab
@@ -96,7 +96,7 @@ class Scorer(nn.Module):
     """Anything that ranks the catalogue. Controls derive from it directly; networks with states from `Network`."""
 
     n_items: int
-    reading: Reading | None = None  # what it could not read, of a network that reads texts
+    unread: Unread | None = None  # what it could not read, of a network that reads texts
 
     @abstractmethod
     def score(self, batch: Batch, visible: Visibility) -> Tensor:

@@ -15,7 +15,7 @@ from lmrs.losses import Output
 from lmrs.models.attention import attend, attend_at
 from lmrs.models.dropout import dropout
 from lmrs.models.network import Model, Network
-from lmrs.models.reading import Reading
+from lmrs.models.unread import Unread
 from lmrs.texts import Attention, Cached, Frozen, ItemText, ItemVectors, Joint, TextEncoder
 from lmrs.texts.encoder import STACKS
 from lmrs.texts.pooling import AdditiveQuery
@@ -96,7 +96,7 @@ class NewsNetwork(Network):
         super().__init__()
         self.about, self.n_items, self.dim = about, vocab.n_items, about.dim
         texts, self.coverage = about.text.of(vocab)
-        self.reading = Reading(without_text=self.coverage.without)
+        self.unread = Unread(without_text=self.coverage.without)
         self.items: ItemVectors = about.policy.build(about.encoder, texts)
         self.narrow = nn.Linear(self.items.dim, about.dim)
         self.user = Reader(about.dim, about.heads, about.query, about.dropout)

@@ -26,7 +26,7 @@ from lmrs.language import Backbone, admit
 from lmrs.language.adapters import Adapter, apply
 from lmrs.losses import Output
 from lmrs.models.network import Model, Network
-from lmrs.models.reading import Reading
+from lmrs.models.unread import Unread
 from lmrs.prompts import Column, Compiled, Mask, MultiMask, Soft, Template, YesNo, declare, parse
 from lmrs.prompts.places import InputVectors, SoftPrompts, build
 from lmrs.prompts.sources import Free
@@ -174,7 +174,7 @@ class PromptedNetwork(Network):
     """
 
     backbone: nn.Module
-    reading: Reading
+    unread: Unread
 
     def __init__(self, model: Prompted, vocab: Vocab) -> None:
         super().__init__()
@@ -195,7 +195,7 @@ class PromptedNetwork(Network):
         self.backbone = language if model.adapter is None else apply(model.adapter, language, rng=self.rng)
         self.backbone.requires_grad_(True)
         self.titles = vocab.titles(np.arange(vocab.n_items))
-        self.reading = Reading(without_title=vocab.untitled)
+        self.unread = Unread(without_title=vocab.untitled)
         self.columns: dict[str, list[str | None]] = {}
         for name in self.template.columns:
             what = name.partition(".")[2]
@@ -272,7 +272,7 @@ class PromptedNetwork(Network):
             elif candidate is not None:
                 columns[name] = Column(texts, candidate)
         found = prompts.compile(self.template, self.tokens, columns, context=self.context - room, missing="")
-        self.reading.add(found.report)
+        self.unread.add(found.report)
         return found
 
     def embedded(self, ids: Tensor, soft: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from lmrs.losses import Output
 from lmrs.models.blocks import PostNorm
 from lmrs.models.dropout import dropout
 from lmrs.models.network import Model
-from lmrs.models.reading import Reading
+from lmrs.models.unread import Unread
 from lmrs.models.transformer import Transformer, TransformerNetwork
 from lmrs.texts import ItemText, TextEncoder, encoded
 from lmrs.visibility import Causal, Full, Visibility
@@ -86,7 +86,7 @@ class TextClicksNetwork(TransformerNetwork):
     def __init__(self, about: TextClicks, vocab: Vocab) -> None:
         super().__init__(about._body(), vocab, table=False)
         words, self.coverage = about.text.of(vocab)
-        self.reading = Reading(without_text=self.coverage.without)
+        self.unread = Unread(without_text=self.coverage.without)
         found = torch.from_numpy(encoded(about.encoder, words))
         found = (found - found.mean(0)) / found.std(0, correction=0).clamp_min(1e-6)
         self.register_buffer("texts", found, persistent=False)

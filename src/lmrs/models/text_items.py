@@ -16,7 +16,7 @@ from lmrs.models.adaptor import Adaptor
 from lmrs.models.blocks import Block, PostNorm
 from lmrs.models.learned import Learned, learned
 from lmrs.models.network import Model
-from lmrs.models.reading import Reading
+from lmrs.models.unread import Unread
 from lmrs.models.transformer import Transformer, TransformerNetwork
 from lmrs.split import Train
 from lmrs.texts import ItemText, TextEncoder, encoded, without_words
@@ -113,7 +113,7 @@ class TextItemsNetwork(TransformerNetwork):
         super().__init__(body, vocab, table=False)
         self.about = about
         self.words, self.coverage = about.text.of(vocab)
-        self.reading = Reading(without_text=self.coverage.without)
+        self.unread = Unread(without_text=self.coverage.without)
         found = torch.from_numpy(encoded(about.encoder, self.words))
         self.register_buffer("texts", found, persistent=False)
         self.register_buffer("dropped", None, persistent=False)

@@ -8,7 +8,7 @@ from lmrs.prompts import Report
 
 
 @dataclass
-class Reading:
+class Unread:
     """A count that goes on while the network is asked.
 
     without_title, without_text: items for which something else stands, their id or a fixed text. prompts: that were written since
