@@ -12,7 +12,20 @@ import subprocess
 import sys
 
 ON_DATA = ("rate", "ranking")
-ALL = ("training", *ON_DATA, "serving", "loss", "measures", "prepare", "checkpoint", "candidates", "beam", "encoding")
+ALL = (
+    "training",
+    *ON_DATA,
+    "serving",
+    "loss",
+    "measures",
+    "prepare",
+    "checkpoint",
+    "growth",
+    "processes",
+    "candidates",
+    "beam",
+    "encoding",
+)
 
 
 def main() -> int:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.histories --data-root FOLDER ml-1m OUT.npz
 
-FOLDER holds ml-100k, ml-1m and amazon-beauty as tables that `lmrs.sources.load` reads. Ties in time keep the file order, so the
-histories are the same for all. The last two events of a user are left out of training by every side.
+FOLDER holds ml-100k, ml-1m and amazon-beauty as tables that `lmrs.sources.load` reads; those of MADE are drawn. Ties in time keep
+the file order, so the histories are the same for all. The last two events of a user are left out of training by every side.
 """
 
 from __future__ import annotations
@@ -13,15 +13,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-LENGTH = {"ml-100k": 50, "ml-1m": 200, "amazon-beauty": 50}
+LENGTH = {"ml-100k": 50, "ml-1m": 200, "amazon-beauty": 50, "skewed": 200}
+MADE = ("skewed",)  # log-normal lengths with median 8, drawn items: 20,000 users, 3,400 items
 
 
-def make(root: Path, name: str, out: Path) -> None:
+def make(root: Path | None, name: str, out: Path) -> None:
     import numpy as np
 
     from lmrs import sources
 
-    dataset = sources.load(root / name)
+    if name in MADE:
+        from benchmarks.training import made
+
+        dataset = made(20_000, 3_400, 8, LENGTH[name], spread=1.0)
+    else:
+        dataset = sources.load(root / name)
     kept = np.flatnonzero(np.diff(dataset.offsets) >= 3)
     spans = [np.arange(dataset.offsets[user], dataset.offsets[user + 1]) for user in kept]
     items = np.asarray(dataset.item)[np.concatenate(spans)].astype(np.int64)
@@ -29,10 +35,11 @@ def make(root: Path, name: str, out: Path) -> None:
     np.savez(out, items=items, offsets=offsets, n_items=dataset.vocab.n_items)
 
 
-def file(root: Path, name: str, folder: Path) -> Path:
+def file(root: Path | None, name: str, folder: Path) -> Path:
     """The arrays of a data set, made in a process of its own: this one stays small."""
     out = folder / f"{name}.npz"
-    subprocess.run([sys.executable, "-m", "benchmarks.histories", "--data-root", str(root), name, str(out)], check=True)
+    folder_of = ["--data-root", str(root)] if root else []
+    subprocess.run([sys.executable, "-m", "benchmarks.histories", *folder_of, name, str(out)], check=True)
     return out
 
 
@@ -52,7 +59,7 @@ def split(path: Path):
 
 if __name__ == "__main__":
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("--data-root", type=Path, required=True)
+    ask.add_argument("--data-root", type=Path)
     ask.add_argument("name")
     ask.add_argument("out", type=Path)
     given = ask.parse_args()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ a whole fresh process.
 """
 # What the project asked of itself for each benchmark, and what has no figure yet.
 GOALS = {
-    "rate-": "Goal: 2x (ml-100k), 6x (ml-1m), 20x (amazon-beauty) the best peer; 55 % of the fp32 roofline on amazon-beauty. "
+    "rate-": "Goal: 2x (ml-100k), 6x (ml-1m), 20x (amazon-beauty) the best peer, 3x (skewed); 55 % of the fp32 roofline on "
+    "amazon-beauty. Tables that end in -bf16 have lmrs with `--precision bf16-loss` (the others are fp32 and exact). "
     "'rectools sampled' is its sampled softmax with 256 negatives, another loss; RecBole trains one target a row.",
     "skewed": "Goal: 3x padded peers. The same network on the same rows; loss and gradients are compared first.",
     "ranking-": "Goal: 3x the best peer. RecBole leaves seen items in, which is less work; the others mask them.",
@@ -40,9 +42,12 @@ NOT_MEASURED = {  # by the name that the result would have
     "serving-1000000": "recommending for one history among a million items",
     "quality": "time to a peer's final NDCG@10, for SASRec and BERT4Rec",
     "sampled": "sampled softmax beside peers at equal final quality",
-    "skewed-peers": "skewed lengths beside peers themselves (a padded loop stands for them)",
+    "rate-skewed": "skewed lengths beside peers themselves (a padded loop stands for them)",
     "prepare-10m": "preparing 10 million events beside peers (fewer were; `python -m benchmarks.prepare` has 10 million of lmrs)",
-    "growth": "curves of time and memory against users, length and width (against items: the tables of several sizes)",
+    "growth-items": "curves of time and memory against items (the tables of several sizes show some)",
+    "growth-users": "curves of time and memory against users",
+    "growth-length": "curves of time and memory against length",
+    "growth-width": "curves of time and memory against width",
     "processes": "two processes under torchrun beside one with two threads",
     "gpu": "anything on a GPU; bf16 and torch.compile",
 }
@@ -88,8 +93,36 @@ def section(name: str, report: dict[str, Any]) -> list[str]:
             f"(the best 1024 x 1024 fp32 product in the same processes): {limit['targets_a_second']:,} targets a second.",
             "",
         ]
+    if curve := report.get("curve"):
+        out += [*_curve(name, curve), ""]
     for part, sides in report.get("parts", {"": report.get("sides", {})}).items():
         out += [*([f"**{part}**", ""] if part else []), *table(sides), ""]
+    return out
+
+
+def _curve(name: str, points: list[dict[str, Any]]) -> list[str]:
+    """The points as a table, with how fast each column grows between the last two: the exponent of a power law."""
+    axis = name.partition("-")[2]
+    out = [
+        f"![time and memory against {axis}]({name}.svg)",
+        "",
+        f"| {axis} | update, ms | expected by operations | ranking 256 users, ms | memory, MiB |",
+        "|---|---|---|---|---|",
+    ]
+    for point in points:
+        cells = [shown(point[what]) for what in ("train", "rank", "memory")]
+        out.append(f"| {point['at']:,} | {cells[0]} | {_digits(point['expected'])} | {cells[1]} | {cells[2]} |")
+    if len(points) > 1:
+        a, b = points[-2:]
+        steps = [
+            math.log(max(y, 1e-9) / max(x, 1e-9)) / math.log(b["at"] / a["at"])
+            for x, y in [
+                (a["train"][0], b["train"][0]),
+                (a["expected"], b["expected"]),
+                *((a[w][0], b[w][0]) for w in ("rank", "memory")),
+            ]
+        ]
+        out.append("| grows with the power | " + " | ".join(f"{step:.2f}" for step in steps) + " |")
     return out
 
 
@@ -117,9 +150,50 @@ def page(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def drawn(name: str, points: list[dict[str, Any]]) -> str:
+    """The curve as SVG: time of an update and of ranking, and memory, on two logarithmic axes."""
+    axis = name.partition("-")[2]
+    series = {
+        "update, ms": ("#1f6feb", [(p["at"], p["train"][0]) for p in points]),
+        "expected": ("#9aa4b2", [(p["at"], p["expected"]) for p in points]),
+        "ranking, ms": ("#bf5b04", [(p["at"], p["rank"][0]) for p in points]),
+        "memory, MiB": ("#2c8a3a", [(p["at"], max(p["memory"][0], 1)) for p in points]),
+    }
+    values = [y for _, line in series.values() for _, y in line]
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    left, right = math.log10(points[0]["at"]), math.log10(points[-1]["at"])
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return 70 + 400 * (math.log10(x) - left) / (right - left), 270 - 240 * (math.log10(y) - low) / (high - low)
+
+    out = ['<svg xmlns="http://www.w3.org/2000/svg" width="640" height="320" font-family="sans-serif" font-size="12">']
+    out.append('<rect width="640" height="320" fill="white"/>')
+    for power in range(low, high + 1):
+        _, y = place(points[0]["at"], 10**power)
+        out.append(
+            f'<path d="M70 {y:.1f}H470" stroke="#e1e4e8"/><text x="62" y="{y + 4:.1f}" text-anchor="end">{10**power:,g}</text>'
+        )
+    for point in points:
+        x, _ = place(point["at"], 10**low)
+        out.append(f'<text x="{x:.1f}" y="290" text-anchor="middle">{point["at"]:,}</text>')
+    out.append(f'<text x="270" y="310" text-anchor="middle">{axis}</text>')
+    for at, (label, (colour, line)) in enumerate(series.items()):
+        spots = [place(x, y) for x, y in line]
+        dashes = ' stroke-dasharray="5 4"' if label == "expected" else ""
+        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in spots)
+        out.append(f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="2"{dashes}/>')
+        out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in spots]
+        y = 60 + 22 * at
+        out.append(f'<path d="M485 {y}h22" stroke="{colour}" stroke-width="2"{dashes}/><text x="512" y="{y + 4}">{label}</text>')
+    return "\n".join([*out, "</svg>"]) + "\n"
+
+
 def main() -> None:
     results = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
     PAGE.write_text(page(results))
+    for name, report in results.items():
+        if len(report.get("curve", [])) > 1:
+            (PAGE.parent / f"{name}.svg").write_text(drawn(name, report["curve"]))
     print(f"{PAGE}: {len(results)} results")
 
 

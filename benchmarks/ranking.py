@@ -77,7 +77,12 @@ def command(side: str, name: str, data: Path, users: int) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path)
-    parser.add_argument("--sets", nargs="+", default=list(histories.LENGTH), choices=list(histories.LENGTH))
+    parser.add_argument(
+        "--sets",
+        nargs="+",
+        default=[name for name in histories.LENGTH if name not in histories.MADE],
+        choices=list(histories.LENGTH),
+    )
     parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=list(SIDES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--users", type=int, default=2048)

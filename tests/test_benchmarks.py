@@ -70,3 +70,17 @@ def test_every_peer_has_a_worker_and_a_place_outside_the_project() -> None:
     for name in peers.PEERS:
         assert (peers.HERE / f"with_{name}.py").is_file()
         assert root not in peers.python(name).parents
+
+
+def test_a_curve_is_a_table_with_its_power_and_a_picture_with_every_point() -> None:
+    points = [
+        {"at": at, "train": [at / 10] * 3, "rank": [5.0] * 3, "memory": [at / 100] * 3, "expected": at / 10}
+        for at in (1000, 10000)
+    ]
+    about = {"date": "2026-01-01", "processor": "a processor"}
+    shown = page.page({"growth-items": {"what": "growth with items", "rounds": 1, "curve": points, "about": about}})
+    assert "| grows with the power | 1.00 | 1.00 | 0.00 | 1.00 |" in shown
+    assert "![time and memory against items](growth-items.svg)" in shown
+    picture = page.drawn("growth-items", points)
+    assert picture.count("<circle") == 4 * 2
+    assert 'cx="70.0" cy="190.0"' in picture  # 10 MiB at 1,000 items: a third of the way from 1 up to 1,000
