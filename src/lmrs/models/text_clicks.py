@@ -14,8 +14,8 @@ from lmrs.losses import Output
 from lmrs.models.blocks import PostNorm
 from lmrs.models.dropout import dropout
 from lmrs.models.network import Model
-from lmrs.models.unread import Unread
 from lmrs.models.transformer import Transformer, TransformerNetwork
+from lmrs.models.unread import Unread
 from lmrs.texts import ItemText, TextEncoder, encoded
 from lmrs.visibility import Causal, Full, Visibility
 from lmrs.vocab import Vocab

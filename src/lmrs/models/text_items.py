@@ -16,8 +16,8 @@ from lmrs.models.adaptor import Adaptor
 from lmrs.models.blocks import Block, PostNorm
 from lmrs.models.learned import Learned, learned
 from lmrs.models.network import Model
-from lmrs.models.unread import Unread
 from lmrs.models.transformer import Transformer, TransformerNetwork
+from lmrs.models.unread import Unread
 from lmrs.split import Train
 from lmrs.texts import ItemText, TextEncoder, encoded, without_words
 from lmrs.visibility import Causal, Visibility
