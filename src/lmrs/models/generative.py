@@ -23,6 +23,7 @@ from lmrs.losses import Output
 from lmrs.models.code_prompts import HISTORY, USER, WORDS, CodePrompts, Wording, Written
 from lmrs.models.network import Model, Network
 from lmrs.models.reserved import Reserve, ReservedSteps
+from lmrs.models.unread import Unread
 from lmrs.split import Train
 from lmrs.texts import ItemText, TextEncoder, encoded
 from lmrs.visibility import Causal, Visibility
@@ -219,6 +220,8 @@ class GenerativeNetwork(Network):
         if index.vocab != vocab.fingerprint:
             raise CheckpointError(needed="an index of these items", came=f"{index!r} of others", remedy="fit again")
         self.about, self.index, self.n_items = about, index, vocab.n_items
+        if about._reads_texts:
+            self.unread = Unread(without_text=about.text.of(vocab).coverage.without)
         tokens = None if about.backbone is None else index.extended(about.backbone.tokenizer())
         size = index.size if tokens is None else tokens.size
         users: list[list[int]]
