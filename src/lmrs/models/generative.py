@@ -165,6 +165,10 @@ class Generative(Model):
         return 0
 
     @property
+    def knows_new(self) -> bool:
+        return self._reads_texts
+
+    @property
     def _reads_texts(self) -> bool:
         index = self.index.first if isinstance(self.index, Hybrid) else self.index
         return isinstance(index, Quantised | LearnedQuantised)
