@@ -821,7 +821,7 @@ class TestP5System(SystemTests):
 
 class TestP5OfAPretrainedModelSystem(SystemTests):
     part = staticmethod(systems.p5)
-    options = {"fresh": False, "index": "hybrid", "branches": 3, "cluster": 4, "max_len": 6, "prompt": "unseen", "stride": 6}
+    options = {"fresh": False, "index": "hybrid", "branches": 3, "cluster": 4, "max_len": 6, "prompt": "unseen"}
     cell = taxonomy.FIXED_PROMPT
 
 

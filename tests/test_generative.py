@@ -365,9 +365,14 @@ def test_p5_learns_what_comes_next_and_whom_to_recommend_what() -> None:
     seen = beaten(fitted, warm)
     assert 0.7 < seen < 0.97, "the kind is known (.9 of the time), the item within it is not"
     assert set(fitted.log[-1]["loss"]) == {"sequential", "direct"}
+    objective = fitted.objective
+    assert isinstance(objective, objectives.Families)
     network = fitted.scorer
     assert isinstance(network, GenerativeNetwork)
-    network.about = replace(network.about, asking=len(network.about.wordings) - 1)
+    other = systems.p5(index="collaborative", branches=6, cluster=12, whole_words=False, prompt="unseen", **SMALL).model
+    assert isinstance(other, models.Answering)
+    assert other.questions[other.asking] not in objective.questions
+    network.about = other
     unseen = beaten(fitted, warm)
     network.about = fitted.system.model  # type: ignore[assignment]
     assert unseen > 0.65, "wordings that training never showed are understood"

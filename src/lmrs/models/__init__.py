@@ -1,6 +1,7 @@
 """Descriptions of models and, below each, its module."""
 
 from lmrs.models.adaptor import Adaptor
+from lmrs.models.answering import Answering
 from lmrs.models.blocks import Gated, PostNorm, PreNorm, QueryNorm
 from lmrs.models.caser import Caser
 from lmrs.models.ease import EASE
@@ -30,6 +31,7 @@ from lmrs.models.walks import Walks
 
 __all__ = [
     "Adaptor",
+    "Answering",
     "Caser",
     "Control",
     "ControlScorer",

@@ -10,7 +10,6 @@ from functools import lru_cache
 import numpy as np
 
 from lmrs.answers import Jagged
-
 from lmrs.errors import ContractError
 from lmrs.indexing import Index
 from lmrs.language.tokens import Tokens

@@ -41,7 +41,8 @@ class Sentence:
 
 
 class Explainer(Network):
-    """Batches are those of `views.Reviews`: one position with the item, the user beside it. It writes; it ranks nothing.
+    """Batches are those of `views.Reviews`: one position with the item, the user beside it. It writes; it ranks only where
+    it says so.
 
     said: what was counted in the training reviews.
     """
@@ -62,6 +63,10 @@ class Explainer(Network):
 
     @torch.no_grad()
     def explain(self, batch: Batch, item: int, *, k: int = 1) -> tuple[Sentence, ...]:
+        return tuple(map(Sentence, self.write(self.pair(batch, item))))[:k]
+
+    def pair(self, batch: Batch, item: int) -> Batch:
+        """The question why the user of a batch of one row chose an item. Raises UserError for what training did not speak of."""
         user = int(batch.rows["user"][0])
         for what, counts, number in (("user", self.said.users, user), ("item", self.said.items, item)):
             if not 0 <= number < len(counts) or not counts[number]:
@@ -71,7 +76,7 @@ class Explainer(Network):
                     remedy=f"nothing was learned of this {what}",
                 )
         asked = pairs(np.array([user]), np.array([item]), texts={"feature": batch.texts.get("feature", (None,))})
-        return tuple(map(Sentence, self.write(asked.to(batch.channels["item"].device))))[:k]
+        return asked.to(batch.channels["item"].device)
 
     # What ranking needs, it refuses by name.
 

@@ -120,21 +120,7 @@ class Generative(Model):
             )
         if not 0 <= self.reserve < 1:
             raise ContractError(needed="reserve in [0, 1)", came=f"reserve={self.reserve}")
-        for text in self.wordings:
-            if not (strange := Wording(text).columns) <= self.slots:
-                raise ContractError(
-                    needed="words, {user} and {list history separator=...} in a wording", came=f"{sorted(strange)} in {text!r}",
-                    remedy="items are written as their codes, and nothing else of them is known here",
-                )  # fmt: skip
-        if not 0 <= self.asking < len(self.wordings) or not self._asks(self.asking):
-            raise ContractError(
-                needed="asking: the number of a wording with {list history}", came=f"{self.asking} of {self.wordings}"
-            )
-        if self._nobody is None:
-            raise ContractError(
-                needed="a wording with {list history} and without {user}, for users nobody knows", came=f"{self.wordings}",
-                remedy="add one",
-            )  # fmt: skip
+        self._check_wordings()
         if self._reads_texts and self.encoder is None:
             raise ContractError(
                 needed=f"an encoder of item texts for {type(self.index).__name__}", came="encoder=None",
@@ -143,16 +129,28 @@ class Generative(Model):
         if self.backbone is not None:
             admit(self.backbone, for_="Generative", families=("seq2seq",))
 
-    def _asks(self, number: int) -> bool:
-        """Whether an item can be asked for in this wording."""
-        return Wording(self.wordings[number]).names_history
+    def _check_wordings(self) -> None:
+        for text in self.wordings:
+            if not (strange := Wording(text).columns) <= self.slots:
+                raise ContractError(
+                    needed="words, {user} and {list history separator=...} in a wording", came=f"{sorted(strange)} in {text!r}",
+                    remedy="items are written as their codes, and nothing else of them is known here",
+                )  # fmt: skip
+        if not 0 <= self.asking < len(self.wordings) or not Wording(self.wordings[self.asking]).names_history:
+            raise ContractError(
+                needed="asking: the number of a wording with {list history}", came=f"{self.asking} of {self.wordings}"
+            )
+        if self._nobody is None:
+            raise ContractError(
+                needed="a wording with {list history} and without {user}, for users nobody knows", came=f"{self.wordings}",
+                remedy="add one",
+            )  # fmt: skip
 
     @property
     def _nobody(self) -> int | None:
         """The wording for rows of unknown users."""
         able = [self.asking, *range(len(self.wordings))]
-        read = {number: Wording(self.wordings[number]).columns for number in able if self._asks(number)}
-        return next((number for number, columns in read.items() if columns == {HISTORY}), None)
+        return next((number for number in able if Wording(self.wordings[number]).columns == {HISTORY}), None)
 
     @property
     def context(self) -> int:
@@ -384,7 +382,7 @@ class GenerativeNetwork(Network):
         return self.gains(self.written(batch, at), self.index.batch(target.cpu().numpy()), rng)
 
     def gains(self, written: Written, wanted: Jagged, rng: torch.Generator | None = None) -> Tensor:
-        """[B]: log p(answer | prompt), summed over tokens, with gradients. wanted: (offsets int64[B+1], tokens) of the answers."""
+        """[B]: log p(answer | prompt), summed over tokens, with gradients. wanted: (offsets int64[B+1], tokens), answers."""
         blocks = self._blocks(written)
         parts = []
         for rows in blocks:

@@ -4,6 +4,7 @@ from lmrs.objectives.cloze import Cloze
 from lmrs.objectives.continuation import Continuation
 from lmrs.objectives.contrastive import Contrastive
 from lmrs.objectives.explanation import Explanation
+from lmrs.objectives.families import Families
 from lmrs.objectives.instructed import Instructed
 from lmrs.objectives.liking import Liking
 from lmrs.objectives.margin import Margin
@@ -28,6 +29,7 @@ __all__ = [
     "Continuation",
     "Contrastive",
     "Explanation",
+    "Families",
     "Liking",
     "Margin",
     "Instructed",

@@ -22,6 +22,7 @@ from lmrs.models.network import Scorer
 from lmrs.objectives import Objective
 from lmrs.split import Queries
 from lmrs.tasks.task import Answered, AnyMeasure, RecordTask
+from lmrs.views.events import EventRows
 from lmrs.views.reviews import ReviewRows, Reviews, pairs
 from lmrs.vocab import Vocab
 
@@ -73,7 +74,7 @@ class Explaining(RecordTask):
         if not len(rows):
             raise DataError(needed="at least one review to be explained", came="none", remedy="choose another split")
         writes, judges, rates = (any(isinstance(each, kind) for each in measures) for kind in (TextMeasure, PPL, RMSE | MAE))
-        users = _users(rows, vocab)
+        users = user_numbers(rows, vocab)
         if reporter is not None:
             reporter.begin("explaining", len(rows))
         found = _Found(rows.dataset)
@@ -186,7 +187,7 @@ def _features(dataset: Dataset) -> tuple[str, ...]:
     return tuple(sorted(plain - {""}))
 
 
-def _users(rows: ReviewRows, vocab: Vocab) -> np.ndarray:
+def user_numbers(rows: ReviewRows | EventRows, vocab: Vocab) -> np.ndarray:
     """int64[U]: the model's number of each user of the data. Raises DataError if one is asked for whom it does not know."""
     ids = rows.dataset.vocab.users
     if ids.equals(vocab.users):

@@ -2,6 +2,7 @@
 
 from lmrs.views.dialogues import Replies, TurnRows, Turns
 from lmrs.views.documents import Documents
+from lmrs.views.events import EventRows, Events
 from lmrs.views.impressions import Impressions, ShownRows
 from lmrs.views.paths import Paths
 from lmrs.views.profiled import Profiled
@@ -13,6 +14,8 @@ from lmrs.views.view import Examples, View
 
 __all__ = [
     "Documents",
+    "EventRows",
+    "Events",
     "Examples",
     "Impressions",
     "ShownRows",

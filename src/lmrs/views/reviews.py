@@ -47,11 +47,13 @@ class Reviews:
     the text that is to be written, and `texts["feature"]`, the aspect it speaks of, or None.
 
     says: the column of `records["reviews"]` that is to be written: "explanation", "title" or "text". longest: words of it; the
-    rest is cut off (words as the measures of text count them: punctuation marks are words of their own).
+    rest is cut off (words as the measures of text count them: punctuation marks are words of their own). reads: words of the
+    review itself, as `texts["text"]` for models that write from it; 0: it is not given.
     """
 
     says: str = "explanation"
     longest: int = 20
+    reads: int = 0
 
     gives = ("item", "position")
     max_len = 1
@@ -61,8 +63,10 @@ class Reviews:
             raise ContractError(
                 needed=f"says {', '.join(map(repr, SAYS))}", came=repr(self.says), remedy=did_you_mean(self.says, SAYS)
             )
-        if self.longest < 1:
-            raise ContractError(needed="longest of at least 1", came=f"longest={self.longest}")
+        if self.longest < 1 or self.reads < 0:
+            raise ContractError(
+                needed="longest of at least 1, reads of at least 0", came=f"longest={self.longest}, reads={self.reads}"
+            )
 
     def rows(self, train: Train, *, ahead: int, rng: np.random.Generator) -> ReviewRows:
         """The reviews of training events, in the order of the events. Raises DataError if none of them says anything."""
@@ -90,8 +94,11 @@ class Reviews:
         return ReviewRows(dataset, user[order], item[order], event[order], there[order])
 
     def collate(self, rows: ReviewRows) -> Batch:
-        table = rows.dataset.records["reviews"].select([self.says, "feature"]).take(pa.array(rows.which))
+        table = rows.dataset.records["reviews"].take(pa.array(rows.which))
         said = table.column(self.says).to_pylist()
+        body: dict[str, Sequence[str | None]] = {}
+        if self.reads:
+            body["text"] = [None if each is None else first_words(each, self.reads) for each in table.column("text").to_pylist()]
         rating = np.full(len(rows), np.nan, np.float32) if rows.dataset.rating is None else rows.dataset.rating[rows.event]
         return pairs(
             rows.user,
@@ -100,6 +107,7 @@ class Reviews:
             texts={
                 "explanation": [first_words(text, self.longest) for text in said],
                 "feature": table.column("feature").to_pylist(),
+                **body,
             },
         )
 
