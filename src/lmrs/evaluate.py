@@ -266,6 +266,8 @@ def match(queries: Queries, recommender: Recommender) -> tuple[Queries, int, dic
         "unknown_history_events": int((~kept).sum()),
         "unknown_targets": int((item[~history] >= vocab.n_items).sum()),
     }
+    if vocab.counts is not None and (new := int((vocab.counts[item[~history & (item < vocab.n_items)]] == 0).sum())):
+        facts["new_targets" if recommender.system.model.knows_new else "new_targets_blind"] = new
     return Queries(own, strangers + np.arange(len(queries)), stop, offsets[1:]), len(strange), facts
 
 

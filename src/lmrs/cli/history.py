@@ -70,12 +70,18 @@ def by_title(recommender: Recommender, given: list[str]) -> tuple[list[str], lis
 
 
 def unread(recommender: Recommender, asked: list[str]) -> list[str]:
-    """What the recommender left out when it was asked with these items: old ones of a long history, texts that are not there."""
+    """What the recommender did not understand of these items: old ones of a long history, texts that are not there, items that
+    were not in the training data where it knows items by training alone."""
     from lmrs.cli import show
     from lmrs.views import ItemSequence
 
-    view, found = recommender.system.task.serving, []
-    if isinstance(view, ItemSequence) and (older := int((recommender.vocab.item_numbers(asked) >= 0).sum()) - view.max_len) > 0:
+    view, found, counts = recommender.system.task.serving, [], recommender.vocab.counts
+    numbers = recommender.vocab.item_numbers(asked)
+    known = numbers[numbers >= 0]
+    if counts is not None and not recommender.system.model.knows_new and (new := known[counts[known] == 0]).size:
+        some = ", ".join(recommender.vocab.item_ids(new[:5]))
+        found.append(f"without training events, so {recommender.name} knows nothing of it: {some}")
+    if isinstance(view, ItemSequence) and (older := len(known) - view.max_len) > 0:
         found.append(f"{older:,} older items are not read (max_len {view.max_len})")
     return found + ([] if recommender.scorer.unread is None else show.unread(recommender.scorer.unread.facts()))
 

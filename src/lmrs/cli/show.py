@@ -85,6 +85,12 @@ def facts(found: Evaluation) -> list[str]:
             f"{told['unknown_items']:,.0f} items are unknown to the recommender: {told['unknown_history_events']:,.0f} events of "
             f"histories were ignored, {told['unknown_targets']:,.0f} items to be found count as misses"
         )
+    for name, how in (
+        ("new_targets", "texts or a graph tell of them"),
+        ("new_targets_blind", "this system knows nothing of them"),
+    ):
+        if told.get(name):
+            lines.append(f"{told[name]:,.0f} items to be found have no training events: {how}")
     if told.get("without_history"):
         lines.append(f"{told['without_history']:,.0f} queries had no known history and got training popularity")
     if told.get("truth_seen"):

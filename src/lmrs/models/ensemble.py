@@ -36,6 +36,10 @@ class Ensemble(Model):
             )
 
     @property
+    def knows_new(self) -> bool:
+        return all(each.knows_new for each in self.members)
+
+    @property
     def pretrained(self) -> bool:
         return any(each.pretrained for each in self.members)
 

@@ -49,6 +49,11 @@ class Model(ABC):
         return False
 
     @property
+    def knows_new(self) -> bool:
+        """Items without training events are told apart, by their texts or in a graph."""
+        return False
+
+    @property
     def origin(self) -> str:
         """A fingerprint of the weights it starts from, "" where they are drawn. Raises UserError if they are not at hand."""
         return ""
@@ -86,6 +91,11 @@ class Model(ABC):
 
 class Control(ABC):
     """The description of a control: a frozen value whose scorer is estimated in closed form."""
+
+    @property
+    def knows_new(self) -> bool:
+        """As for a Model."""
+        return False
 
     @abstractmethod
     def build(self, vocab: Vocab) -> ControlScorer:

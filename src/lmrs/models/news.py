@@ -58,6 +58,10 @@ class News(Model):
             raise ContractError(needed="dropout in [0, 1)", came=f"dropout={self.dropout}")
 
     @property
+    def knows_new(self) -> bool:
+        return True
+
+    @property
     def pretrained(self) -> bool:
         return True
 

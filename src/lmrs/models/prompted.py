@@ -123,6 +123,10 @@ class Prompted(Model):
             admit(self.backbone, for_=f"Prompted(read='words') {how}", families=("encoder",) if masks else ("causal",))
 
     @property
+    def knows_new(self) -> bool:
+        return self.read != "state"
+
+    @property
     def pretrained(self) -> bool:
         return not self.fresh
 

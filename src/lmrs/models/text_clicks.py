@@ -60,6 +60,10 @@ class TextClicks(Model):
         )  # fmt: skip
 
     @property
+    def knows_new(self) -> bool:
+        return True
+
+    @property
     def pretrained(self) -> bool:
         return True
 

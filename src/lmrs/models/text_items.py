@@ -74,6 +74,10 @@ class TextItems(Model):
         )  # fmt: skip
 
     @property
+    def knows_new(self) -> bool:
+        return True
+
+    @property
     def pretrained(self) -> bool:
         return bool(self.start)
 

@@ -39,6 +39,10 @@ class Walks(Control):
         if not 0 <= self.by_users <= 1:
             raise ContractError(needed="by_users in [0, 1]", came=f"by_users={self.by_users}")
 
+    @property
+    def knows_new(self) -> bool:
+        return True
+
     def build(self, vocab: Vocab) -> WalksScorer:
         return WalksScorer(self, vocab)
 
