@@ -45,7 +45,7 @@ TITLES = Titles(NAMES, threshold=None)
         ("My kids love E.T. the Extra-Terrestrial", [10], {}),
         ("Titanic was long", [], {"ambiguous": ["Titanic"]}),
         ("Titanic (1997) was long", [6], {}),
-        ("Heat is great. It is long, I think", [], {"unsure": ["Heat", "It"]}),
+        ("Heat is great. It is long, I think", [], {"unsure": ["Heat"]}),
         ("pulp fiction is fine", [], {"unsure": ["pulp fiction"]}),
         ("i saw it in the heat", [], {}),
         ("Have you seen Toy Story 3?", [], {"unsure": ["Toy Story"]}),
@@ -53,7 +53,9 @@ TITLES = Titles(NAMES, threshold=None)
         ('I saw "Alien Nation" and Big Fish (2003)', [], {"unmatched": ["Alien Nation", "Big Fish (2003)"]}),
         ("Heat (1986) is another one", [], {"unmatched": ["Heat (1986)"]}),
         ("You like Heat (1986)?", [], {"unmatched": ["Heat (1986)"]}),
-        ("I LOVED HEAT", [], {}),
+        ("I LOVED HEAT, it WAS", [], {}),
+        ("I had HEAT and It and I and, (yes) Alien", [], {"unsure": ["Alien"]}),
+        ('I had "it"', [2], {}),
     ],
 )  # fmt: skip
 def test_titles_are_found_and_nothing_is_guessed(text, items, left):

@@ -12,7 +12,14 @@ LONGEST = 14  # words of a title that is looked for
 _WORD = re.compile(r"[^\W_]+(?:['’.\-/&:][^\W_]+)*")
 _YEAR = re.compile(r"\s*[(\[]\d{4}[)\]]")
 _QUOTED = re.compile(r"\"([^\"\n]+)\"|“([^”\n]+)”|«([^»\n]+)»|\*([^*\n]+)\*|(?<!\w)['‘]([^'’\n]+)['’](?!\w)")
-_ENDED = re.compile(r"(?:^|[.!?:;\n\"“(])\s*$")
+_ENDED = re.compile(r"(?:^|[.!?:;)\n\"“(])\s*$")
+# Single words that people write with a capital for another reason than that a title is meant.
+_COMMON = frozenset([
+    "a", "all", "and", "any", "but", "did", "do", "great", "have", "he", "hello", "her", "hey", "hi", "his", "how", "i",
+    "if", "it", "just", "lol", "maybe", "me", "my", "no", "not", "oh", "ok", "okay", "one", "or", "she", "so", "some",
+    "sure", "thank", "thanks", "that", "the", "their", "them", "then", "there", "they", "this", "us", "we", "well", "what",
+    "when", "where", "which", "who", "why", "will", "yeah", "yes", "you",
+])  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,8 +42,8 @@ def named(text: str, titles: Titles) -> Named:
     """Finds titles in a text, letter for letter but for signs, articles and a year left out (give `titles` no threshold).
 
     A piece in quotation marks, or with its year behind it, counts whatever its letters. Any other must be written with capital
-    letters and have no further capitalised word or number beside it (a longer title may be meant), and a single word must not be
-    the first of its sentence.
+    letters and have no further capitalised word or number beside it (a longer title may be meant). A single word must not be
+    the first of its sentence, none of a few very common ones ("It", "Yes") and not of capitals or digits alone.
     """
     text = text.replace(SLOT, " ")
     found: list[tuple[int, int, int]] = []  # start, end, item
@@ -108,10 +115,12 @@ def _longest(
         spelt = capital[0] and capital[-1] and not text.isupper()
         spelt &= all(there or b - a <= 3 for there, (a, b) in zip(capital, piece, strict=True))
         first = _ENDED.search(text[:start]) is not None
-        alone = stop - at == 1
-        if spelt and not (alone and (first or text[start:end] == "I")) and not _goes_on(text, words, at, stop, first):
+        word = text[start:end] if stop - at == 1 else ""
+        if word and (word.casefold() in _COMMON or not any(letter.islower() for letter in word)):
+            continue
+        if spelt and not (word and first) and not _goes_on(text, words, at, stop, first):
             return end, match, True
-        if not alone or (spelt and first and text[start:end] != "I"):
+        if not word or (spelt and first):
             return end, match, False
     return None
 
