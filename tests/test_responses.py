@@ -263,7 +263,11 @@ def test_items_and_responses_are_judged_by_one_run(both):
     assert found.measures["Recall@10"] == items.measures["Recall@10"]
     for name in ("PPL", "SentenceBLEU-2", "ItemRatio", "Distinct-2[responses]"):
         assert found.measures[name] == pytest.approx(texts.measures[name]), name
-    assert found.answers is None
+    asked_for = tasks.Conversing().rows(split.test).turn.tolist()
+    every = tasks.Responding().rows(split.test).turn.tolist()
+    for name in ("generated", "reference"):
+        written = dict(zip(every, texts.answers[name].to_pylist(), strict=True))
+        assert found.answers[name].to_pylist() == [written[turn] for turn in asked_for]
     rows = tasks.Responding().rows(split.test)
     assert texts.answers.num_rows == texts.table.num_rows == len(rows)
     said = Dialogues.of(split.dataset.records["dialogues"])

@@ -12,14 +12,14 @@ import talked
 import torch
 
 from lmrs import systems, tasks
-from lmrs.cli import run
+from lmrs.cli import run, show
 from lmrs.conversation import heard, question
 from lmrs.decoding import Titles
 from lmrs.decoding.mentions import named
 from lmrs.errors import UserError
 from lmrs.fit import fit
 from lmrs.models.speaker import filled
-from lmrs.recommender import Recommender
+from lmrs.recommender import Recommendations, Recommender
 from lmrs.records import SLOT
 from lmrs.views import Replies
 
@@ -185,3 +185,26 @@ def test_the_command_says_what_it_understood(talker, tmp_path, capsys):
         assert message in capsys.readouterr().err
     assert run(shlex.split(f"recommend {out} --said-file {tmp_path / 'none'}")) == 1
     assert "needed a text at" in capsys.readouterr().err
+
+
+def test_after_a_fit_of_dialogues_the_next_command_asks_with_words(tmp_path, capsys):
+    out, small = (
+        tmp_path / "run",
+        "--set dim=4 --set bases=1 --set epochs=1 --set speech_dim=8 --set layers=1 --set converse_epochs=1",
+    )
+    assert (
+        run(shlex.split(f"fit kbrd --data synthetic-dialogues --split user --out {out} --set answers=both {small} --quiet")) == 0
+    )
+    shown = capsys.readouterr().out
+    assert f'next: lmrs recommend {out} --said "User: ..."' in shown
+    assert "Distinct-2[responses]" in shown, "brackets are no markup"
+    assert run(shlex.split(f'recommend {out} --said "User: Hello" -k 1')) == 0
+
+
+def test_brackets_in_titles_are_shown():
+    found = Recommendations(("[a]",), ("[REC] (2007)",), (1.0,))
+    console = show.console()
+    with console.capture() as printed:
+        console.print(show.recommendations(found))
+    assert "[REC] (2007)" in printed.get()
+    assert "[a]" in printed.get()

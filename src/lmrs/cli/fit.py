@@ -62,7 +62,7 @@ def fit(
     from lmrs.models import Model
     from lmrs.progress import Reporter
     from lmrs.run import train
-    from lmrs.views import Documents
+    from lmrs.views import Documents, Replies, Turns
 
     given = settings.parse(settings.find(system), pairs)
     use_threads(threads)
@@ -92,6 +92,8 @@ def fit(
     made = settings.make(settings.find(system), given)
     if isinstance(made.task.view, Documents):
         click.echo(f"next: lmrs recommend {out} --text {made.task.view.parts[0]}=...")
+    elif isinstance(made.task.view, Turns | Replies):
+        click.echo(f'next: lmrs recommend {out} --said "User: ..."')
     elif made.task.serving is not None:
         click.echo(f"next: lmrs recommend {out} --history ID,ID,...")
     elif isinstance(made.model, Model) and made.model.knows_users:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def evaluation(found: Evaluation) -> None:
     """Prints the protocol, the measures with their intervals, the cost, and what else a reader should know."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD)
@@ -27,7 +28,7 @@ def evaluation(found: Evaluation) -> None:
     table.add_column("95 % interval", justify="right")
     for name, value in found.measures.items():
         bounds = found.intervals.get(name)
-        table.add_row(name, f"{value:.4f}", "" if bounds is None else f"{bounds[0]:.4f} .. {bounds[1]:.4f}")
+        table.add_row(escape(name), f"{value:.4f}", "" if bounds is None else f"{bounds[0]:.4f} .. {bounds[1]:.4f}")
     out = console()
     out.print(f"{found.protocol.system} on {protocol(found.protocol, found.measures)}", highlight=False, markup=False)
     out.print(table)
@@ -119,6 +120,7 @@ def _items(count: float) -> str:
 
 def recommendations(found: Recommendations) -> Table:
     """The list, best first."""
+    from rich.markup import escape
     from rich.table import Table
 
     out = Table()
@@ -129,7 +131,7 @@ def recommendations(found: Recommendations) -> Table:
         out.add_column("title", overflow="fold")
     out.add_column("score", justify="right")
     for place, (key, title, score) in enumerate(zip(found.ids, found.titles, found.scores, strict=True), 1):
-        out.add_row(str(place), key, *([title] if titled else []), f"{score:.4f}")
+        out.add_row(str(place), escape(key), *([escape(title)] if titled else []), f"{score:.4f}")
     return out
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from lmrs.errors import ContractError, UserError
@@ -48,7 +49,8 @@ class Talking(RecordTask):
     """What `Conversing` asks, of every item that a held-out turn names, and what `Responding` asks, of every such turn.
 
     Measures of one kind give a table with one row a question. Where both kinds are wanted, a row is an item that was asked for,
-    and the measures of responses are one number each, without interval and without the texts: ask for them alone to have these.
+    beside it stands what was written for its turn, and the measures of responses, those to turns without items included, are one
+    number each, without interval: ask for them alone to have these.
     """
 
     view: Turns = Turns()  # noqa: RUF009 - a frozen value
@@ -99,9 +101,11 @@ class Talking(RecordTask):
             assert found is not None, "no measure"
             return found
         means = {name: float(np.mean(value)) for name, value in of_texts.values.items()}
+        turn = pa.array(np.searchsorted(rows.replies.turn, rows.items.turn))  # those are all turns in order, these some of them
         return Answered(
             values={str(each): (of_items.values | means)[str(each)] for each in measures},
             user=of_items.user,
             targets=of_items.targets,
+            columns={name: column.take(turn) for name, column in of_texts.columns.items()},
             facts=of_texts.facts | of_items.facts | {"responses": float(len(rows.replies))},
         )
