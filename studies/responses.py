@@ -2,11 +2,12 @@
 
     python -m studies.responses --data-root FOLDER [--dialogues 100] [--asked 150] [--arm NAME]
 
-FOLDER holds redial. Whole dialogues are held out as in studies.dialogue; of the training dialogues the first `--dialogues` train,
-and of the held-out turns of the recommender `--asked` are answered, drawn once for all arms. Every arm is a frozen SmolLM2 (135 M)
-with prompts; all write greedily. Differences are paired by response: log-likelihood and BLEU by a sign-flip test, Distinct-n, which
-is of all responses at once, by exchanging the responses of two arms at random; Holm-corrected together. What is fitted is kept in
-`--runs`. Result: studies/results/responses.{json,md}.
+FOLDER holds redial. Whole dialogues are held out as in studies.dialogue; of the training dialogues the first `--dialogues`
+train, and of the held-out turns of the recommender `--asked` are answered, drawn once for all arms. UniCRS is a frozen SmolLM2
+(135 M) with prompts, KBRD a small transformer from scratch; all write greedily. Differences are paired by response: the
+log-likelihood (only between arms of the same tokens) and BLEU by a sign-flip test, Distinct-n, which is of all responses at once,
+by exchanging the responses of two arms at random; Holm-corrected together. `--arm` fits some arms alone; the table is of those
+named, if a pair is among them. What is fitted is kept in `--runs`. Result: studies/results/responses.{json,md}.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from lmrs.records import SLOT
 from lmrs.split import Split
 from lmrs.statistics import holm, seeds_difference, sign_flip_test
 from lmrs.system import System
+from lmrs.systems.kbrd import kbrd
 from lmrs.systems.unicrs import unicrs
-from lmrs.tasks import Responding
+from lmrs.tasks import Responding, Talking
 from studies.dialogue import divided
 
 RESULTS = Path(__file__).parent / "results"
@@ -39,14 +41,25 @@ OPTIONS: dict[str, Any] = {
     "speech": 10, "said": 32, "most": 24, "batch_size": 8, "pretrain_epochs": 1, "pretrain_lr": 3e-3, "converse_epochs": 1,
     "converse_lr": 3e-3, "converse_batch_size": 4,
 }  # fmt: skip
+KBRD: dict[str, Any] = {
+    "answers": "both", "dim": 64, "least": 100, "max_len": 9, "epochs": 15, "dropout": 0.3, "weight_decay": 0.3, "batch_size": 64,
+    "speech_dim": 128, "context": 100, "said": 32, "most": 24, "converse_epochs": 15, "converse_batch_size": 16,
+    "patience": 2,
+}  # fmt: skip
 ARMS: dict[str, System] = {
     "UniCRS": unicrs(**OPTIONS),
-    "without fused prompts": unicrs(**OPTIONS, fuse=False, pretrain=False),
-    "without pre-training": unicrs(**OPTIONS, pretrain=False),
+    "UniCRS without fused prompts": unicrs(**OPTIONS, fuse=False, pretrain=False),
+    "UniCRS without pre-training": unicrs(**OPTIONS, pretrain=False),
+    "KBRD": kbrd(**KBRD),
+    "KBRD without word bias": kbrd(**KBRD, word_bias=False),
 }
+PAIRS = (
+    ("UniCRS", "UniCRS without fused prompts"), ("UniCRS", "UniCRS without pre-training"), ("UniCRS", "KBRD"),
+    ("KBRD", "KBRD without word bias"),
+)  # fmt: skip
 VARIETY = (Distinct(2, "responses"), Distinct(3, "responses"), Distinct(4, "responses"))
 BLEUS = (SentenceBLEU(2), SentenceBLEU(3))
-SWAPS = 2000
+SWAPS = 1000
 
 
 def main() -> None:
@@ -62,7 +75,7 @@ def main() -> None:
         name: answered(name, split, a.runs / f"{a.dialogues}-{a.asked}-{name.replace(' ', '-')}", a.asked)
         for name in a.arm or ARMS
     }
-    if len(found) < len(ARMS):
+    if not any(set(pair) <= set(found) for pair in PAIRS):
         return
     first = next(iter(found.values()))
     report = {
@@ -70,7 +83,7 @@ def main() -> None:
         "training_dialogues": int((split.train.lengths > 0).sum()),
         "training_turns": len(Responding().view.rows(split.train, ahead=0, rng=np.random.default_rng(0))),
         "responses": first.num_rows,
-        "options": OPTIONS,
+        "options": {"UniCRS": OPTIONS, "KBRD": KBRD},
         "measures": {name: measured(table) for name, table in found.items()},
         "references": {str(m): m(Texts(texts(first, "reference"))) for m in VARIETY}
         | {"ItemRatio": float(ItemRatio()(Texts(texts(first, "reference"))).mean())},
@@ -90,6 +103,7 @@ def answered(name: str, split: Split, kept: Path, asked: int) -> pa.Table:
     if not file.exists():
         system = ARMS[name]
         task = system.task
+        task = task.responses if isinstance(task, Talking) else task
         assert isinstance(task, Responding)
         with Reporter() as reporter:
             fitted = fit(system, split, out=kept, seed=0, resume=True, reporter=reporter)
@@ -117,24 +131,25 @@ def measured(table: pa.Table) -> dict[str, float]:
 
 
 def compared(found: dict[str, pa.Table]) -> list[dict[str, Any]]:
-    """UniCRS against each ablation."""
+    """The pairs of arms that are there."""
     rows: list[dict[str, Any]] = []
-    one = found["UniCRS"]
-    wanted = texts(one, "reference")
-    for name, other in found.items():
-        if name == "UniCRS":
+    for name, over in PAIRS:
+        if not {name, over} <= set(found):
             continue
+        both = one, other = found[name], found[over]
+        wanted = texts(one, "reference")
         assert one["reference"].equals(other["reference"])
-        said = [texts(table, "generated") for table in (one, other)]
-        values = {"log-likelihood": [table["log_likelihood"].to_numpy() for table in (one, other)]}
-        values |= {str(m): [np.asarray(m(Texts(each, wanted))) for each in said] for m in BLEUS}
+        said = [texts(table, "generated") for table in both]
+        values = {str(m): [np.asarray(m(Texts(each, wanted))) for each in said] for m in BLEUS}
+        if one["tokens"].equals(other["tokens"]):
+            values = {"log-likelihood": [table["log_likelihood"].to_numpy() for table in both]} | values
         for measure, (a, b) in values.items():
             gain = seeds_difference(a[None], b[None], seed=0)
             p = sign_flip_test(a, b, seed=0)
-            rows.append({"over": name, "measure": measure, "gain": [gain.mean, gain.low, gain.high], "p": p})
+            rows.append({"of": name, "over": over, "measure": measure, "gain": [gain.mean, gain.low, gain.high], "p": p})
         for m in VARIETY:
-            gain, p = exchanged(m, *said)
-            rows.append({"over": name, "measure": str(m), "gain": [gain, None, None], "p": p})
+            difference, p = exchanged(m, *said)
+            rows.append({"of": name, "over": over, "measure": str(m), "gain": [difference, None, None], "p": p})
     for row, p in zip(rows, holm(np.array([row["p"] for row in rows])), strict=True):
         row["p_holm"] = float(p)
     return rows
@@ -157,9 +172,9 @@ def exchanged(measure: Distinct, one: Sequence[str], other: Sequence[str]) -> tu
 def shown(report: dict[str, Any]) -> str:
     names = list(next(iter(report["measures"].values())))
     lines = [
-        "# Responses: UniCRS on ReDial, with a frozen SmolLM2",
+        "# Responses: UniCRS (a frozen SmolLM2) and KBRD on ReDial",
         "",
-        f"{report['training_dialogues']:,} training dialogues ({report['training_turns']:,} turns, one epoch),",
+        f"{report['training_dialogues']:,} training dialogues ({report['training_turns']:,} turns),",
         f"{report['responses']} held-out turns of the recommender answered, one seed. Made by `python -m studies.responses`.",
         "",
         "| arm | " + " | ".join(names) + " | CPU s of the fit |",
@@ -169,11 +184,18 @@ def shown(report: dict[str, Any]) -> str:
         cells = " | ".join(f"{values[each]:.3f}" for each in names)
         lines.append(f"| {name} | {cells} | {report['fit_cpu_seconds'][name]:.0f} |")
     cells = " | ".join(f"{report['references'][each]:.3f}" if each in report["references"] else "" for each in names)
-    lines += [f"| (the references) | {cells} | |", "", "| UniCRS over | measure | gain | p | p (Holm) |", "|---|---|---|---|---|"]
+    lines += [
+        f"| (the references) | {cells} | |",
+        "",
+        "| of | over | measure | gain | p | p (Holm) |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in report["pairs"]:
         mean, low, high = row["gain"]
         bounds = "" if low is None else f" [{low:+.3f}, {high:+.3f}]"
-        lines.append(f"| {row['over']} | {row['measure']} | {mean:+.3f}{bounds} | {row['p']:.4f} | {row['p_holm']:.4f} |")
+        lines.append(
+            f"| {row['of']} | {row['over']} | {row['measure']} | {mean:+.3f}{bounds} | {row['p']:.4f} | {row['p_holm']:.4f} |"
+        )
     lines += ["", "What is said to the first questions:", ""]
     for at, reference in enumerate(report["examples"]["reference"]):
         lines.append(f"- reference: {reference}")
