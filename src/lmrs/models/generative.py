@@ -15,7 +15,7 @@ from lmrs.answers import Jagged
 from lmrs.batch import Batch
 from lmrs.decoding import Context, ModelSteps, Steps, beam, seq2seq
 from lmrs.errors import CheckpointError, ContractError
-from lmrs.indexing import Hybrid, Index, Indexer, LearnedQuantised, Quantised
+from lmrs.indexing import Hybrid, Index, Indexer, LearnedQuantised, Quantised, Title
 from lmrs.language import Backbone, admit
 from lmrs.language.needs import need
 from lmrs.language.running import dropping
@@ -164,7 +164,7 @@ class Generative(Model):
 
     @property
     def knows_new(self) -> bool:
-        return self._reads_texts
+        return self._reads_texts or isinstance(self.index, Title)
 
     @property
     def _reads_texts(self) -> bool:
