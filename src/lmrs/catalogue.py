@@ -24,6 +24,7 @@ VIEWS: dict[type, tuple[str, ...]] = {
     views.Impressions: ("impressions",),
     views.Reviews: ("reviews",),
     views.Turns: ("dialogues",),
+    views.Replies: ("dialogues",),
 }
 TEXTS = (models.Prompted, models.TextItems, models.News, models.TextClicks)
 TASKS: dict[type, str] = {
@@ -31,6 +32,8 @@ TASKS: dict[type, str] = {
     tasks.Clicks: "clicks on what is shown",
     tasks.Explaining: "explanation",
     tasks.Conversing: "item in a dialogue",
+    tasks.Responding: "response in a dialogue",
+    tasks.Talking: "item and response in a dialogue",
     tasks.Liked: "liked or not",
 }
 # What an option of that name makes a system read besides.
