@@ -28,6 +28,7 @@ from lmrs.split import Queries, Split
 from lmrs.statistics import bootstrap_mean
 from lmrs.system import Stage, System
 from lmrs.tasks import Ranking, RecordTask, Task
+from lmrs.views.dialogues import TurnRows
 
 MEASURES = ("HR@10", "NDCG@10", "MRR@10", "Recall@20", "AUC", "Coverage@10", "Novelty@10", "PopularityBias@10")
 AMONG = ("HR@10/99neg", "NDCG@10/99neg")  # for models that score item by item: the whole catalogue takes too long
@@ -139,7 +140,7 @@ def evaluate(
         protocol=_protocol(recommender, queries, about, part=part, k=k),
         cost=replace(cost or cost_of(recommender), evaluate=meter.spent),
         table=_table(queries, per_user),
-        facts={**facts, **known, **told},
+        facts={**facts, **known, **told, **_new(recommender, _wanted(matched))},
     )
 
 
@@ -181,7 +182,7 @@ def _records(
         ),
         cost=replace(cost or cost_of(recommender), evaluate=meter.spent),
         table=pa.table({**numbered, "targets": found.targets, **per_query}),
-        facts={**found.facts, **told},
+        facts={**found.facts, **told, **(_new(recommender, rows.target) if isinstance(rows, TurnRows) else {})},
         answers=pa.table({**numbered, **found.columns}) if found.columns else None,
     )
 
@@ -266,9 +267,21 @@ def match(queries: Queries, recommender: Recommender) -> tuple[Queries, int, dic
         "unknown_history_events": int((~kept).sum()),
         "unknown_targets": int((item[~history] >= vocab.n_items).sum()),
     }
-    if vocab.counts is not None and (new := int((vocab.counts[item[~history & (item < vocab.n_items)]] == 0).sum())):
-        facts["new_targets" if recommender.system.model.knows_new else "new_targets_blind"] = new
     return Queries(own, strangers + np.arange(len(queries)), stop, offsets[1:]), len(strange), facts
+
+
+def _new(recommender: Recommender, items: np.ndarray) -> dict[str, float]:
+    """How many of the items to be found have no training events, and, in the name, whether the system can tell these apart."""
+    counts = recommender.vocab.counts
+    count = 0 if counts is None else int((counts[items[items < len(counts)]] == 0).sum())
+    return {"new_targets" if recommender.system.model.knows_new else "new_targets_blind": count} if count else {}
+
+
+def _wanted(queries: Queries) -> np.ndarray:
+    """The items to be found, of all queries."""
+    size = queries.target - queries.stop
+    place = np.arange(int(size.sum())) - np.repeat(np.cumsum(size) - size - queries.stop, size)
+    return queries.dataset.item[place]
 
 
 def _beside(strangers: int, users: pa.Table | None, which: np.ndarray) -> pa.Table | None:

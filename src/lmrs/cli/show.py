@@ -87,11 +87,11 @@ def facts(found: Evaluation) -> list[str]:
             f"histories were ignored, {told['unknown_targets']:,.0f} items to be found count as misses"
         )
     for name, how in (
-        ("new_targets", "texts or a graph tell of them"),
+        ("new_targets", "texts or a graph tell them"),
         ("new_targets_blind", "this system knows nothing of them"),
     ):
         if told.get(name):
-            lines.append(f"{told[name]:,.0f} items to be found have no training events: {how}")
+            lines.append(f"{told[name]:,.0f} times an item without training events was to be found: {how}")
     if told.get("without_history"):
         lines.append(f"{told['without_history']:,.0f} queries had no known history and got training popularity")
     if told.get("truth_seen"):

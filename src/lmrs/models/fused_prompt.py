@@ -77,10 +77,6 @@ class FusedPrompt(Model):
         admit(self.backbone, for_="UniCRS's prompt", families=self.families)
 
     @property
-    def knows_new(self) -> bool:
-        return True
-
-    @property
     def families(self) -> tuple[str, ...]:
         """Of the backbones that can do it: an encoder writes nothing."""
         return FAMILIES[1:] if self.speech else FAMILIES

@@ -45,10 +45,6 @@ class NamedEntities(Model):
         if not 0 <= self.dropout < 1:
             raise ContractError(needed="dropout in [0, 1)", came=f"dropout={self.dropout}")
 
-    @property
-    def knows_new(self) -> bool:
-        return True
-
     def allows(self, visible: Visibility) -> bool:
         return isinstance(visible, Causal)
 
