@@ -825,6 +825,82 @@ class TestP5OfAPretrainedModelSystem(SystemTests):
     cell = taxonomy.FIXED_PROMPT
 
 
+class TestP5OfListsSystem(FittedTests):
+    part = staticmethod(systems.p5)
+    options = {**SPELT, "families": ("candidates", "direct"), "asks": "candidates", "candidates": 13}
+
+
+class TestP5OfYesAndNoSystem(SystemTests):
+    part = staticmethod(systems.p5)
+    options = {**SPELT, "families": ("yes-no",), "asks": "yes-no", "index": "independent"}
+
+
+class TestP5OfRatingsSystem(FittedTests):
+    part = staticmethod(systems.p5)
+    options = {**SPELT, "families": ("sequential", "rating"), "asks": "rating"}
+
+
+class TestP5OfReviewsSystem(FittedTests):
+    part = staticmethod(systems.p5)
+    options = {
+        **SPELT,
+        "families": ("explanation", "review", "rating"),
+        "shares": (2.0, 1.0, 1.0),
+        "asks": "feature",
+        "longest": 3,
+    }
+    data = staticmethod(reviewed.split)
+
+
+QUESTIONS = (
+    ("sequential", 2.0, (("{user} had {list history} . Next ?", "item"), ("After {list history} ?", "item"))),
+    ("rating", 1.0, (("Will {user} like {item} ?", "rating"), ("{user} {item} {star}", "stars"), ("{user} {item}", "like"))),
+    ("explanation", 1.0, (("Why {item} , {user} ?", "explanation"), ("{user} {item} {feature}", "explanation"))),
+)
+ASKED = models.Answering(
+    indexing.Random(2, 4), Backbone("tiny-seq2seq"), models.Scratch(dim=16, layers=1, heads=2, head_dim=8, inner=32),
+    tuple(text for _, _, own in QUESTIONS[:2] for text, _ in own), whole_words=True, beams=None, max_len=9,
+    answers=tuple(answer for _, _, own in QUESTIONS[:2] for _, answer in own),
+)  # fmt: skip
+
+
+class TestAnswering(LikelihoodTests):
+    part = ASKED
+
+
+class TestAnsweringOfReviews(ExplainerTests):
+    part = replace(
+        ASKED, wordings=tuple(text for _, _, own in QUESTIONS for text, _ in own), tokens=6,
+        answers=tuple(answer for _, _, own in QUESTIONS for _, answer in own),
+    )  # fmt: skip
+    data = staticmethod(reviewed.split)
+
+
+class TestEvents(RecordViewTests):
+    part = views.Events(max_len=4, recent=6, longest=3, reads=1)
+    data = staticmethod(reviewed.split)
+
+    def changed(self, split: Split) -> Train:
+        return reviewed.changed(split)
+
+
+class TestFamilies(ObjectiveTests):
+    part = objectives.Families(QUESTIONS[:2])
+    model = ASKED
+    zero_cost = dict.fromkeys(("sequential", "rating"), math.log(Backbone("tiny-seq2seq").tokenizer().size + 2 * 4))
+
+    def batch(self, train: Train) -> Batch:
+        view = views.Events(max_len=8)
+        return view.collate(view.rows(train, ahead=0, rng=np.random.default_rng(0)).take(np.arange(0, 60, 5)))
+
+    def prepared(self, batch: Batch, train: Train, seed: int) -> Batch:
+        vocab = replace(tiny.vocab(train), prepared=self.model.prepare(train, seed=0))
+        return self.part.corrupt(batch, vocab, torch.Generator().manual_seed(seed))
+
+    def test_no_state_reads_what_it_predicts(self) -> None:
+        """tests/test_p5_families.py shows which words a question has: the answer is not among them."""
+
+
 class TestTIGERSystem(SystemTests):
     part = staticmethod(systems.tiger)
     options = {

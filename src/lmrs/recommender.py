@@ -141,6 +141,14 @@ class Recommender:
             about={"data": fitted.split.dataset.name, "data_hash": fitted.split.dataset.fingerprint},
         )
 
+    def asking(self, system: System) -> Recommender:
+        """The same weights under another System, which puts another question to them (p5 with another `asks`).
+
+        Raises CheckpointError unless the other's model has just these tensors.
+        """
+        scorer = _scorer(system, self.vocab, self.scorer.state_dict(), Path(self.name or "the recommender"))
+        return replace(self, system=system, scorer=scorer.to(self.device), objective=_asking(system))
+
     # -- answers ---------------------------------------------------------------------------------------------------------
 
     def recommend(

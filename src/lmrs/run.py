@@ -30,6 +30,7 @@ from lmrs.system import System
 
 RUN, COSTS, MODEL = "run.json", "costs.json", "model"
 SPLITS = ("leave-one-out", "time", "user", "review")
+ASKS = "asks"  # the option of systems that answer several questions with the same weights
 FEW = 200  # so many queries a language model answers in minutes
 
 
@@ -204,18 +205,27 @@ def again(
     measures: Sequence[str] | None = None,
     data: Data | None = None,
     part: str = "test",
+    ask: str | None = None,
     seed: int | None = None,
     device: str = "cpu",
     reporter: Reporter | None = None,
 ) -> Evaluation:
     """Evaluate a saved run: on its own data, or on other `data`.
 
-    part, seed, reporter: as in `evaluate`; seed None is that of the fit. On the run's own test part, the measures that its report
+    ask: put another question to it than it was fitted for, by the option `asks` of its system. part, seed, reporter: as in
+    `evaluate`; seed None is that of the fit. On the run's own test part, the measures that its report
     already has are taken again, too: asking for one more loses none. Raises DataError if the run's own data has changed since
     the fit.
     """
     record = read_record(folder)
     recommender = Recommender.load(folder / MODEL, device=device)
+    if ask is not None:
+        function = settings.find(record.system)
+        if ASKS not in settings.options(function):
+            raise UserError(
+                needed="a system that can be asked several questions, such as p5", came=record.name, remedy="leave --ask out"
+            )
+        recommender = recommender.asking(replace(record, settings={**record.settings, ASKS: ask}).make())
     measures = default_measures(recommender.system) if measures is None else measures
     chosen_measures(measures, recommender.system.task)  # a misspelt one is told before anything is loaded
     dataset, divided = _loaded(data or record.data, reporter)
@@ -226,7 +236,7 @@ def again(
             remedy=f"name it: lmrs evaluate {folder} --data {record.data.source}",
         )
     seed = record.seed if seed is None else seed
-    if data is None and part == "test":
+    if data is None and part == "test" and ask is None:
         measures = list(dict.fromkeys([*measured(folder), *measures]))
     return evaluate(recommender, divided, measures=measures, part=part, seed=seed, cost=read_cost(folder), reporter=reporter)
 

@@ -14,12 +14,13 @@ from lmrs.cli import options
 @click.argument("run")
 @options.measure
 @click.option("--part", type=click.Choice(["test", "valid"]), default="test", show_default=True, help="Which queries.")
+@click.option("--ask", metavar="QUESTION", help="Another question than it was fitted for (p5: rating, explanation, ...).")
 @options.data_options(required=False)
 @click.option(
     "--out",
     metavar="FOLDER",
     type=click.Path(file_okay=False),
-    help="Where to write the report [default: RUN; with --data nowhere].",
+    help="Where to write the report [default: RUN; with --data or --ask nowhere].",
 )
 @click.option("--seed", type=int, help="Of ties, negatives and intervals [default: the run's].")
 @options.device
@@ -30,6 +31,7 @@ def evaluate(
     run: str,
     measures: tuple[str, ...],
     part: str,
+    ask: str | None,
     out: str | None,
     seed: int | None,
     device: str,
@@ -57,11 +59,12 @@ def evaluate(
             measures=measures or None,
             data=other,
             part=part,
+            ask=ask,
             seed=seed,
             device=str(Execution(device=device).resolved()),
             reporter=reporter,
         )
-    if out is not None or (other is None and part == "test"):
+    if out is not None or (other is None and part == "test" and ask is None):
         found.save(Path(out or run))
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))
