@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import beside, page, peers
+from benchmarks import beside, page, peers, quality
 from benchmarks.rate import operations
 
 SAYS = "import json, sys; print('noise'); print('RESULT ' + json.dumps({'rate': float(sys.argv[1]), 'peak_mib': 5}))"
@@ -84,3 +84,19 @@ def test_a_curve_is_a_table_with_its_power_and_a_picture_with_every_point() -> N
     picture = page.drawn("growth-items", points)
     assert picture.count("<circle") == 4 * 2
     assert 'cx="70.0" cy="190.0"' in picture  # 10 MiB at 1,000 items: a third of the way from 1 up to 1,000
+
+
+def test_time_to_quality_is_that_to_the_best_of_a_peers_last_validations() -> None:
+    mine = {"curve": [[1.0, 0.05], [2.0, 0.11], [3.0, 0.2]], "versions": {}}
+    peer = {"curve": [[5.0, 0.3], [10.0, 0.1], [15.0, 0.08], [20.0, 0.09]], "versions": {"peer": "1"}}
+    far = {"curve": [[5.0, 0.4]], "versions": {}}
+    found = quality.rows({"lmrs": [mine], "peer": [peer], "far": [far], "gone": [{"failed": "why"}]})
+    assert found["peer"]["quality"] == [0.1, 0.1, 0.1]  # not the .3 it had at first and lost
+    assert found["peer"]["lmrs_seconds"] == [2, 2, 2]
+    assert found["peer"]["ratio"] == [2.5, 2.5, 2.5]  # it first had .1 after 5 seconds, on its way
+    assert "ratio" not in found["far"]
+    assert found["gone"] == {"missing": "why"}
+    about = {"date": "2026-01-01", "processor": "a processor"}
+    shown = page.page({"quality-here": {"what": "seconds", "rounds": 1, "reached": found, "curves": {}, "about": about}})
+    assert "| peer | 0.1 [0.1, 0.1] | 5 [5, 5] | 2 [2, 2] | 2.5 [2.5, 2.5] | 0.2 [0.2, 0.2] |" in shown
+    assert "never reached" in shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import sys
 import time
@@ -38,6 +39,15 @@ def histories(items, count):
     """Lists of 1 to 50 item numbers, the same on every side."""
     rng = random.Random(0)
     return [[rng.randrange(items) for _ in range(rng.randint(1, 50))] for _ in range(count)]
+
+
+def ndcg(lists, truth):
+    """Mean NDCG@10 of the ten best items of each user, one true item each."""
+    total = 0.0
+    for best, wanted in zip(lists, truth):
+        best = list(best)
+        total += 1 / math.log2(best.index(wanted) + 2) if wanted in best else 0.0
+    return total / len(truth)
 
 
 class Laps:

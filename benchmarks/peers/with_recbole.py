@@ -11,7 +11,7 @@ warnings.filterwarnings("ignore")
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from clock import Laps, result, task, users  # noqa: E402
+from clock import Laps, ndcg, result, task, users  # noqa: E402
 from recbole.config import Config  # noqa: E402
 from recbole.data import create_dataset, data_preparation  # noqa: E402
 from recbole.utils import get_model, get_trainer, init_seed  # noqa: E402
@@ -19,6 +19,7 @@ from recbole.utils import get_model, get_trainer, init_seed  # noqa: E402
 torch.set_num_threads(1)
 ASKED = task()
 LAPS = Laps(ASKED.get("warm", 1))
+MODEL = "BERT4Rec" if ASKED.get("system") == "bert4rec" else "SASRec"
 
 
 class Some:
@@ -57,7 +58,7 @@ def prepared(folder, most=None):
         "attn_dropout_prob": 0.2, "loss_type": "CE", "learning_rate": 1e-3, "checkpoint_dir": str(folder), "eval_batch_size": 256,
         "topk": [10], "metrics": ["NDCG"], "valid_metric": "NDCG@10", "log_wandb": False, "state": "ERROR",
     }  # fmt: skip
-    config = Config(model="SASRec", dataset="here", config_dict=settings)
+    config = Config(model=MODEL, dataset="here", config_dict=settings)
     init_seed(0, True)
     dataset = create_dataset(config)
     return config, dataset, data_preparation(config, dataset)
@@ -85,6 +86,39 @@ def train():
         result({**LAPS.found(), "rows": len(loader._dataset)}, "recbole", "torch", "numpy")
 
 
+def learn():
+    """Validation NDCG@10 over training time: the event after the training part, unseen items ranked."""
+    data = np.load(ASKED["data"])
+    items, start, stop = users(data)
+    with tempfile.TemporaryDirectory() as folder:
+        config, dataset, (loader, valid, _) = prepared(folder)
+        model = get_model(config["model"])(config, loader._dataset)
+        trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+        known = dataset.token2id("item_id", np.array([f"i{item}" for item in np.unique(items)]))
+        number = dict(zip(np.unique(items).tolist(), known.tolist()))
+        spent, curve = 0.0, []
+        for epoch in range(ASKED["epochs"]):
+            begin = time.process_time()
+            trainer._train_epoch(loader, epoch)
+            spent += time.process_time() - begin
+            if (epoch + 1) % ASKED["every"]:
+                continue
+            lists, truth = [], []
+            model.eval()
+            with torch.no_grad():
+                for interaction, *_ in valid:
+                    scores = model.full_sort_predict(interaction)
+                    scores[:, 0] = -torch.inf
+                    who = [int(name[1:]) for name in dataset.id2token("user_id", interaction["user_id"])]
+                    for row, user in enumerate(who):
+                        scores[row, [number[item] for item in items[start[user] : stop[user]].tolist()]] = -torch.inf
+                    lists += scores.topk(10).indices.tolist()
+                    truth += [number[int(items[stop[user]])] for user in who]
+            model.train()
+            curve.append([spent, ndcg(lists, truth)])
+    result({"curve": curve}, "recbole", "torch", "numpy")
+
+
 def evaluate():
     with tempfile.TemporaryDirectory() as folder:
         config, _, (loader, valid, _) = prepared(folder, ASKED.get("users"))
@@ -98,4 +132,4 @@ def evaluate():
 
 
 if __name__ == "__main__":
-    {"train": train, "evaluate": evaluate, "prepare": prepare}[ASKED["task"]]()
+    {"train": train, "learn": learn, "evaluate": evaluate, "prepare": prepare}[ASKED["task"]]()

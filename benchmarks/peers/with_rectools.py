@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 import warnings
@@ -12,10 +13,10 @@ logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
-from clock import Laps, histories, result, task, users  # noqa: E402
+from clock import Laps, histories, ndcg, result, task, users  # noqa: E402
 from pytorch_lightning import Callback, Trainer  # noqa: E402
 from rectools.dataset import Dataset  # noqa: E402
-from rectools.models import SASRecModel  # noqa: E402
+from rectools.models import BERT4RecModel, SASRecModel  # noqa: E402
 
 torch.set_num_threads(1)
 ASKED = task()
@@ -61,6 +62,54 @@ def train():
     asked = model(ASKED.get("loss", "softmax"))
     asked.fit(interactions(np.load(ASKED["data"])))
     result(LAPS.found(), "rectools", "torch", "numpy")
+
+
+KEPT = []  # RecTools copies the trainer and what it calls back: what is kept lies outside
+
+
+class Snapshots(Callback):
+    """The weights at the end of every so many epochs, and the processor seconds of training until then."""
+
+    def __init__(self):
+        self.out, self.begun = 0.0, None
+
+    def on_train_start(self, trainer, module):
+        self.begun = time.process_time()
+
+    def on_train_epoch_end(self, trainer, module):
+        if (trainer.current_epoch + 1) % ASKED["every"] == 0:
+            now = time.process_time()
+            KEPT.append((now - self.begun - self.out, copy.deepcopy(module.torch_model.state_dict())))
+            self.out += time.process_time() - now
+
+
+def learn():
+    """Validation NDCG@10 over training time: the event after the training part, unseen items ranked."""
+    data = np.load(ASKED["data"])
+    items, start, stop = users(data)
+    dataset = interactions(data)
+
+    def longer():
+        return Trainer(
+            max_epochs=ASKED["epochs"], accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, callbacks=[Snapshots()],
+        )  # fmt: skip
+
+    options = {
+        "n_blocks": 2, "n_heads": 2, "n_factors": 64, "dropout_rate": 0.2, "session_max_len": ASKED["max_len"], "lr": 1e-3,
+        "loss": ASKED["loss"], "n_negatives": ASKED.get("negatives", 1), "batch_size": ASKED["batch"], "get_trainer_func": longer,
+        "recommend_torch_device": "cpu",
+    }  # fmt: skip
+    torch.manual_seed(0)
+    asked = BERT4RecModel(**options, mask_prob=0.4) if ASKED["system"] == "bert4rec" else SASRecModel(**options)
+    asked.fit(dataset)
+    who, curve = np.arange(len(start)), []
+    for seconds, weights in KEPT:
+        asked.lightning_model.torch_model.load_state_dict(weights)
+        found = asked.recommend(users=who, dataset=dataset, k=10, filter_viewed=True)
+        lists = found.sort_values(["user_id", "rank"]).groupby("user_id")["item_id"].apply(list)
+        curve.append([seconds, ndcg([lists.get(user, []) for user in who], items[stop])])
+    result({"curve": curve}, "rectools", "torch", "numpy")
 
 
 def evaluate():
@@ -115,4 +164,4 @@ def serve():
 
 
 if __name__ == "__main__":
-    {"train": train, "evaluate": evaluate, "save": save, "serve": serve}[ASKED["task"]]()
+    {"train": train, "learn": learn, "evaluate": evaluate, "save": save, "serve": serve}[ASKED["task"]]()

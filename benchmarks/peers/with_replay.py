@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import tempfile
 import time
@@ -16,7 +17,7 @@ import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 import torch  # noqa: E402
-from clock import Laps, result, task, users  # noqa: E402
+from clock import Laps, ndcg, result, task, users  # noqa: E402
 from replay.data import FeatureHint, FeatureSource, FeatureType  # noqa: E402
 from replay.data.nn import ParquetModule, TensorFeatureInfo, TensorFeatureSource, TensorSchema  # noqa: E402
 from replay.nn.lightning import LightningModule  # noqa: E402
@@ -90,6 +91,69 @@ def train():
     result(LAPS.found(), "replay-rec", "torch", "numpy", "lightning")
 
 
+class Snapshots(lightning.Callback):
+    """The weights at the end of every so many epochs, and the processor seconds of training until then."""
+
+    def __init__(self):
+        self.kept, self.out, self.begun = [], 0.0, None
+
+    def on_train_start(self, trainer, module):
+        self.begun = time.process_time()
+
+    def on_train_epoch_end(self, trainer, module):
+        if (trainer.current_epoch + 1) % ASKED["every"] == 0:
+            now = time.process_time()
+            self.kept.append((now - self.begun - self.out, copy.deepcopy(module.state_dict())))
+            self.out += time.process_time() - now
+
+
+def learn():
+    """Validation NDCG@10 over training time: the event after the training part, unseen items ranked."""
+    data = np.load(ASKED["data"])
+    items, start, stop = users(data)
+    count, longest = int(data["n_items"]), ASKED["max_len"]
+    with tempfile.TemporaryDirectory() as folder:
+        fitted, asking = Path(folder) / "train.parquet", Path(folder) / "asked.parquet"
+        rows = [items[max(a, b - longest - 1) : b] for a, b in zip(start, stop)]
+        pq.write_table(pa.table({"item_id": pa.array(rows, pa.list_(pa.int64()))}), fitted)
+        columns = {"query_id": pa.array(np.arange(len(start)))}
+        columns["item_id"] = pa.array([items[max(a, b - longest) : b] for a, b in zip(start, stop)], pa.list_(pa.int64()))
+        columns["seen_ids"] = pa.array([items[a:b] for a, b in zip(start, stop)], pa.list_(pa.int64()))
+        pq.write_table(pa.table(columns), asking)
+        about = schema(count)
+        module = ParquetModule(
+            batch_size=ASKED["batch"],
+            metadata={
+                "train": {"item_id": {"shape": longest + 1, "padding": count}},
+                "predict": {
+                    "query_id": {},
+                    "item_id": {"shape": longest, "padding": count},
+                    "seen_ids": {"shape": int((stop - start).max()), "padding": count},
+                },
+            },
+            transforms=make_default_sasrec_transforms(about),
+            train_path=str(fitted),
+            predict_path=str(asking),
+        )
+        torch.manual_seed(0)
+        snapshots, asked = Snapshots(), LightningModule(network(about))
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+        longer = lightning.Trainer(
+            max_epochs=ASKED["epochs"], accelerator="cpu", callbacks=[snapshots], limit_val_batches=0, **quiet
+        )
+        longer.fit(asked, datamodule=module)
+        curve = []
+        for seconds, weights in snapshots.kept:
+            asked.load_state_dict(weights)
+            best = TorchTopItemsCallback(top_k=10, query_column="query_id", postprocessors=[SeenItemsFilter(item_count=count)])
+            lightning.Trainer(accelerator="cpu", callbacks=[best], **quiet).predict(
+                asked.eval(), datamodule=module, return_predictions=False
+            )
+            who, lists, _ = best.get_result()
+            curve.append([seconds, ndcg(lists.tolist(), items[stop][who.numpy()].tolist())])
+    result({"curve": curve}, "replay-rec", "torch", "numpy", "lightning")
+
+
 def evaluate():
     """The ten best unseen items of every user, history up to the last event but one."""
     data = np.load(ASKED["data"])
@@ -156,4 +220,4 @@ def prepare():
 
 
 if __name__ == "__main__":
-    {"train": train, "evaluate": evaluate, "prepare": prepare}[ASKED["task"]]()
+    {"train": train, "learn": learn, "evaluate": evaluate, "prepare": prepare}[ASKED["task"]]()
