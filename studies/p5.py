@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,8 +61,8 @@ def arm(index: str, split: Split, seed: int) -> dict[str, np.ndarray]:
     network = fitted.scorer
     assert isinstance(network, GenerativeNetwork)
     values = {"cpu_seconds": np.array([fitted.cpu_seconds])}
-    for prompt, asking in (("seen", network.about.asking), ("unseen", len(network.about.wordings) - 1)):
-        network.about = replace(network.about, asking=asking)
+    for prompt in ("seen", "unseen"):
+        network.about = systems.p5(index=index, prompt=prompt, **OPTIONS).model  # type: ignore[assignment]
         judged = judge(network, fitted.objective, fitted.system.task, split.test, fitted.vocab, k=10, seed=seed)
         values |= {f"NDCG@10 {prompt}": NDCG(10)(judged.ranks), f"HR@10 {prompt}": HR(10)(judged.ranks)}
     return values

@@ -23,6 +23,7 @@ VIEWS: dict[type, tuple[str, ...]] = {
     views.Documents: ("documents with tags",),
     views.Impressions: ("impressions",),
     views.Reviews: ("reviews",),
+    views.Events: ("item sequences", "ratings and reviews (optional)"),
     views.Turns: ("dialogues",),
     views.Replies: ("dialogues",),
 }
@@ -31,6 +32,7 @@ TASKS: dict[type, str] = {
     tasks.Ranking: "next item",
     tasks.Clicks: "clicks on what is shown",
     tasks.Explaining: "explanation",
+    tasks.Rating: "rating",
     tasks.Conversing: "item in a dialogue",
     tasks.Responding: "response in a dialogue",
     tasks.Talking: "item and response in a dialogue",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,7 +94,7 @@ class Events:
         channels = {"item": torch.from_numpy(data.item[flat].astype(np.int64))}
         return from_rows(channels, torch.from_numpy(size), about, self._said(rows))
 
-    def _said(self, rows: EventRows) -> dict[str, list[str | None]]:
+    def _said(self, rows: EventRows) -> dict[str, Sequence[str | None]]:
         """The texts of the events."""
         if "reviews" not in rows.dataset.records:
             return {}
