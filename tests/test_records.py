@@ -160,3 +160,20 @@ def test_a_k_core_does_not_leave_records_pointing_nowhere():
     with pytest.raises(DataError, match="without records for a k-core, got small with impressions, reviews"):
         k_core(dataset(**FULL), users=1, items=1)
     assert k_core(replace(dataset(**FULL), records={}), users=1, items=1).n_events == 7
+
+
+def test_the_digest_is_of_the_values_however_they_are_laid_out():
+    texts, lists = ["a", None, "bé", ""], [["x"], [], None, ["y", None]]
+    kinds = (pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string()))
+    found = {records.digest(pa.table({"text": pa.array(texts).cast(kind)})) for kind in kinds}
+    found.add(records.digest(pa.table({"text": pa.chunked_array([texts[:1], texts[1:]], pa.string())})))
+    found.add(records.digest(pa.table({"text": pa.array(["z", *texts])}).slice(1)))
+    assert len(found) == 1
+    same = [pa.table({"lists": pa.array(lists, kind)}) for kind in (pa.list_(pa.string()), pa.large_list(pa.large_string()))]
+    assert records.digest(same[0]) == records.digest(same[1])
+    others = [["a", None, "b", "é"], ["a", "", "bé", None], ["ab", None, "é", ""]]
+    assert len({records.digest(pa.table({"text": each})) for each in (texts, *others)}) == 4
+    # The bytes are those that fingerprints of stored data sets were made of.
+    assert records.digest(pa.table({"text": pa.array(texts, pa.large_string())})).hex()[:16] == "0a444df11b115427"
+    with pytest.raises(DataError, match="columns of numbers, texts, flags or lists of these, got struct"):
+        records.digest(pa.table({"odd": [{"a": 1}]}))

@@ -260,23 +260,43 @@ def _jagged(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def digest(table: pa.Table) -> bytes:
-    """SHA-256 of what a table says: column names, types and values, however they are laid out in memory."""
+    """SHA-256 of what a table says: column names, types and values, however they are laid out in memory.
+
+    Texts are the same as string, large_string or dictionary, lists as list or large_list. Raises DataError for types whose values
+    are no numbers, texts, flags or lists of these.
+    """
     found = hashlib.sha256()
     for name in table.column_names:
-        column = table.column(name).combine_chunks()
+        column = _plain(table.column(name).combine_chunks())
         found.update(f"{name}\0{column.type}\0{len(column)}\0".encode())
         _feed(found, column)
     return found.digest()
 
 
+def _plain(column: pa.Array) -> pa.Array:
+    """The column in the wider of two types that say the same."""
+    return column.cast(_wide(column.type))
+
+
+def _wide(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(kind):
+        return _wide(kind.value_type)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.large_list(_wide(kind.value_type))
+    return pa.large_string() if pa.types.is_string(kind) else kind
+
+
 def _feed(found: hashlib._Hash, column: pa.Array) -> None:
     found.update(np.packbits(pc.is_valid(column).to_numpy(zero_copy_only=False)).tobytes())
     real = column.drop_null()
-    if pa.types.is_large_list(real.type) or pa.types.is_list(real.type):
+    if pa.types.is_large_list(real.type):
         found.update(pc.list_value_length(real).to_numpy(zero_copy_only=False).astype(np.int64).tobytes())
         _feed(found, pc.list_flatten(real))
     elif pa.types.is_large_string(real.type):
         found.update(pc.binary_length(real).to_numpy(zero_copy_only=False).astype(np.int64).tobytes())
         found.update("".join(real.to_pylist()).encode())
     else:
-        found.update(np.ascontiguousarray(real.to_numpy(zero_copy_only=False)).tobytes())
+        values = real.to_numpy(zero_copy_only=False)
+        if values.dtype == object:  # its bytes would be places in memory
+            raise DataError(needed="columns of numbers, texts, flags or lists of these", came=str(real.type))
+        found.update(np.ascontiguousarray(values).tobytes())
