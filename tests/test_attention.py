@@ -41,6 +41,11 @@ def whole(seed=0):
     return from_rows(data, torch.tensor(LENGTHS))
 
 
+def halves(mixed):
+    """Queries, and keys beside values."""
+    return mixed[:, :WIDTH], mixed[:, WIDTH:]
+
+
 def may_see(visible, row, i, j):
     """The definitions, one pair of positions at a time."""
     match visible:
@@ -81,7 +86,7 @@ def test_every_visibility_is_its_definition_and_so_is_its_gradient(visible):
     batch = whole()
     mixed = torch.randn(batch.n_positions, 3 * WIDTH, generator=generator(1), dtype=torch.float64, requires_grad=True)
     pull = torch.randn(batch.n_positions, WIDTH, generator=generator(2), dtype=torch.float64)
-    found, wanted = attend(mixed, batch, visible, heads=HEADS, p=0.0, rng=None), reference(mixed, batch, visible)
+    found, wanted = attend(*halves(mixed), batch, visible, heads=HEADS, p=0.0, rng=None), reference(mixed, batch, visible)
     torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
     a, b = (torch.autograd.grad((out * pull).sum(), mixed)[0] for out in (found, wanted))
     torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
@@ -91,8 +96,10 @@ def test_every_visibility_is_its_definition_and_so_is_its_gradient(visible):
 def test_the_written_out_kernel_for_dropout_agrees_with_the_fast_one(visible):
     batch = whole(3)
     mixed = torch.randn(batch.n_positions, 3 * WIDTH, generator=generator(1), dtype=torch.float64)
-    fast = attend(mixed, batch, visible, heads=HEADS, p=0.0, rng=None)
-    torch.testing.assert_close(attend(mixed, batch, visible, heads=HEADS, p=1e-12, rng=generator()), fast, rtol=1e-8, atol=1e-10)
+    fast = attend(*halves(mixed), batch, visible, heads=HEADS, p=0.0, rng=None)
+    torch.testing.assert_close(
+        attend(*halves(mixed), batch, visible, heads=HEADS, p=1e-12, rng=generator()), fast, rtol=1e-8, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("visible", VISIBLE, ids=repr)
@@ -100,11 +107,11 @@ def test_a_row_is_the_same_in_any_company(visible):
     """Padding is a matter of the other rows; it must not be felt."""
     batch = whole()
     mixed = torch.randn(batch.n_positions, 3 * WIDTH, generator=generator(1), dtype=torch.float64)
-    together = attend(mixed, batch, visible, heads=HEADS, p=0.0, rng=None)
+    together = attend(*halves(mixed), batch, visible, heads=HEADS, p=0.0, rng=None)
     assert any(bucket.cells is not None for bucket in batch.buckets)
     for row in range(batch.n_rows):
         mine = batch.row_of == row
-        alone = attend(mixed[mine], batch.take(torch.tensor([row])), visible, heads=HEADS, p=0.0, rng=None)
+        alone = attend(*halves(mixed[mine]), batch.take(torch.tensor([row])), visible, heads=HEADS, p=0.0, rng=None)
         torch.testing.assert_close(alone, together[mine], rtol=1e-12, atol=1e-14)
 
 
@@ -143,7 +150,7 @@ def test_no_block_looks_ahead_or_into_other_rows(block, p):
 
 def test_attention_of_no_positions():
     batch = from_rows({"item": torch.zeros(0, dtype=torch.int64)}, torch.tensor([0, 0]))
-    assert attend(torch.zeros(0, 3 * WIDTH), batch, Causal(), heads=HEADS, p=0.0, rng=None).shape == (0, WIDTH)
+    assert attend(*halves(torch.zeros(0, 3 * WIDTH)), batch, Causal(), heads=HEADS, p=0.0, rng=None).shape == (0, WIDTH)
 
 
 def test_dropout_keeps_the_mean_and_the_share():

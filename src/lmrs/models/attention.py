@@ -140,27 +140,30 @@ def _asking(row: Tensor, bucket: Bucket) -> Bucket:
     return Bucket(bucket.rows, slice(0, len(row)), longest, None if full else row * longest + within)
 
 
-def attend(mixed: Tensor, batch: Batch, visible: Visibility, *, heads: int, p: float, rng: torch.Generator | None) -> Tensor:
+def attend(
+    query: Tensor, pairs: Tensor, batch: Batch, visible: Visibility, *, heads: int, p: float, rng: torch.Generator | None
+) -> Tensor:
     """Scaled dot-product attention inside rows.
 
-    mixed: [N, 3 D], queries, keys and values side by side. p: dropout on the attention weights, in [0, 1). rng: None for no
+    query: [N, D]. pairs: [N, 2 D], keys and values side by side. p: dropout on the attention weights, in [0, 1). rng: None for no
     dropout. Returns [N, D].
     """
-    width = mixed.shape[1] // 3
+    width = query.shape[1]
     sizes = [b.flat.stop - b.flat.start for b in batch.buckets]
     found = []
-    for part, bucket in zip(mixed.split(sizes), batch.buckets, strict=True):
-        cells = rectangle(part, bucket).view(bucket.n_rows, bucket.length, 3, heads, width // heads)
-        query, key, value = cells.permute(2, 0, 3, 1, 4)  # each (R, H, T, D/H)
+    for asks, seen, bucket in zip(query.split(sizes), pairs.split(sizes), batch.buckets, strict=True):
+        looks = rectangle(asks, bucket).view(bucket.n_rows, bucket.length, heads, width // heads).transpose(1, 2)
+        cells = rectangle(seen, bucket).view(bucket.n_rows, bucket.length, 2, heads, width // heads)
+        key, value = cells.permute(2, 0, 3, 1, 4)  # each (R, H, T, D/H)
         causal = isinstance(visible, Causal)
         allowed = None if causal else _allowed(batch, bucket, visible)
         if p > 0 and rng is not None:
-            out = _weighted(query, key, value, mask_of(causal, allowed, bucket.length), p, rng)
+            out = _weighted(looks, key, value, mask_of(causal, allowed, bucket.length), p, rng)
         else:
-            out = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, is_causal=causal and bucket.length > 1)
+            out = F.scaled_dot_product_attention(looks, key, value, attn_mask=allowed, is_causal=causal and bucket.length > 1)
         found.append(flatten(out.transpose(1, 2).reshape(bucket.n_rows, bucket.length, width), bucket))
     if not found:
-        return mixed[:, :width]  # no positions at all: an empty share of a batch, or a user without history
+        return query  # no positions at all: an empty share of a batch, or a user without history
     return torch.cat(found) if len(found) != 1 else found[0]
 
 

@@ -72,11 +72,12 @@ def look(
     """
     width = asks.shape[1]
     if at is None and asks is seen:
-        return attend(mix(seen), batch, visible, heads=heads, p=p, rng=rng)
+        query, pairs = mix(seen).split((width, 2 * width), 1)
+        return attend(query, pairs, batch, visible, heads=heads, p=p, rng=rng)
     query = F.linear(asks, mix.weight[:width], mix.bias[:width])
     pairs = F.linear(seen, mix.weight[width:], mix.bias[width:])
     if at is None:
-        return attend(torch.cat([query, pairs], 1), batch, visible, heads=heads, p=p, rng=rng)
+        return attend(query, pairs, batch, visible, heads=heads, p=p, rng=rng)
     return attend_at(query, pairs, at, batch, visible, heads=heads, p=p, rng=rng)
 
 

@@ -151,15 +151,16 @@ class Reader(nn.Module):
     def forward(
         self, x: Tensor, batch: Batch, visible: Visibility, rng: torch.Generator | None, at: Tensor | None = None
     ) -> Tensor:
-        if self.mix is not None:
-            x = dropout(attend(self.mix(x), batch, visible, heads=self.heads, p=0, rng=None), self.p, rng)
-        # The same kernel pools: with the query e_1 and the keys a_j e_1, softmax(q k) is softmax(a).
         width = x.shape[1]
+        if self.mix is not None:
+            query, pairs = self.mix(x).split((width, 2 * width), 1)
+            x = dropout(attend(query, pairs, batch, visible, heads=self.heads, p=0, rng=None), self.p, rng)
+        # The same kernel pools: with the query e_1 and the keys a_j e_1, softmax(q k) is softmax(a).
         key = torch.zeros_like(x).index_add(1, x.new_zeros(1, dtype=torch.int64), self.look(x)[:, None])
         query = torch.zeros_like(x if at is None else x[at])
         query[:, 0] = math.sqrt(width)
         if at is None:
-            return attend(torch.cat([query, key, x], 1), batch, visible, heads=1, p=0, rng=None)
+            return attend(query, torch.cat([key, x], 1), batch, visible, heads=1, p=0, rng=None)
         return attend_at(query, torch.cat([key, x], 1), at, batch, visible, heads=1, p=0, rng=None)
 
 
