@@ -731,6 +731,18 @@ class TestUniSRecWithIdsSystem(SystemTests):
     cell = taxonomy.PART
 
 
+class TestUniSRecWholeSystem(SystemTests):
+    part = staticmethod(systems.unisrec)
+    options = {**SMALL, "backbone": "tiny-encoder", "experts": 2, "tuning": "whole"}
+    cell = taxonomy.WHOLE
+
+
+class TestUniSRecUntunedSystem(SystemTests):
+    part = staticmethod(systems.unisrec)
+    options = {**SMALL, "backbone": "tiny-encoder", "experts": 2, "tuning": "none"}
+    cell = taxonomy.PRETRAIN
+
+
 TALK = {"backbone": "tiny-causal", "max_len": 4}
 
 

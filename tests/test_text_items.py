@@ -14,7 +14,7 @@ from torch import Tensor
 from lmrs import models, objectives, systems, tuning
 from lmrs.batch import from_rows
 from lmrs.dataset import Dataset
-from lmrs.errors import ContractError, DataError
+from lmrs.errors import ContractError, DataError, UserError
 from lmrs.fit import Execution, Fitted, fit
 from lmrs.judge import judge
 from lmrs.language import Backbone
@@ -271,6 +271,14 @@ def test_what_each_stage_tunes() -> None:
     first = [name for name in names if transductive.stages[0].tuning.chooses(name)]
     assert set(names) - set(first) == {"network.ids.weight"}, "ids are zero, and stay so, until the second stage"
     assert len(systems.unisrec(pretrain=False).stages) == 1
+    assert [systems.unisrec(tuning=each).stages[-1].tuning for each in ("whole", "none")] == [
+        tuning.Everything(),
+        tuning.Nothing(),
+    ]
+    with pytest.raises(UserError, match="needed tuning=part, whole, none, got 'hole'; did you mean whole"):
+        systems.unisrec(tuning="hole")
+    with pytest.raises(UserError, match="a pre-trained model for tuning=none, got pretrain=false"):
+        systems.unisrec(tuning="none", pretrain=False)
 
 
 KINDS = ("red war movie", "good news article", "blue garden chair", "tiny jazz record", "hot pepper sauce", "wool winter hat")

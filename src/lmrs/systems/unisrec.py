@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from lmrs import models, objectives, tasks, tuning, views
+from lmrs import models, objectives, tasks, views
+from lmrs.errors import UserError, did_you_mean
 from lmrs.language import Backbone
 from lmrs.system import Budget, Paper, Stage, System
 from lmrs.texts import ItemText, TextEncoder
+from lmrs.tuning import Everything, Nothing, Part, Tuning
 
+TUNINGS = ("part", "whole", "none")
 SPACE = {"dim": [64, 300], "experts": [1, 8], "dropout": [0.2, 0.5], "ids": [False, True], "lr": [3e-4, 1e-3]}
 BODY = ("positions.*", "embed_norm.*", "blocks.*")
 ADAPTOR = ("adaptor.*",)
@@ -29,6 +32,7 @@ def unisrec(
     temperature: float = 0.07,
     pretrain: bool = True,
     start: str = "",
+    tuning: str = "part",
     pretrain_epochs: int = 100,
     pretrain_batch_size: int = 2048,
     weight: float = 1e-3,
@@ -48,26 +52,35 @@ def unisrec(
     duplicates: "zero_logit" (released code) or "exclude".
     pretrain: False leaves the first stage out; the second then trains everything. start: the folder of another run with the same
     sizes and backbone, such as one on `sources.union` of several domains: its first stage counts as this one's.
+    tuning: what the second stage tunes of a pre-trained model: "part", the adaptor (and the ids), as the paper; "whole", all but
+    the language model; "none", what was pre-trained answers as it is.
 
     Departures: without `start` pre-trained on the given data (paper: five other domains); the default backbone is a small
     sentence encoder with mean pooling (paper: BERT-base, "cls"); feed-forward width is dim (paper: 256 at dim 300); attention
     weights are not dropped out; the gate's noise and the adaptor's dropout act on histories, not on the scored items;
     pre-training takes the best epoch by validation (paper: the last of 300).
     """
+    if tuning not in TUNINGS:
+        raise UserError(needed=f"tuning={', '.join(TUNINGS)}", came=repr(tuning), remedy=did_you_mean(tuning, TUNINGS))
+    if tuning == "none" and not (pretrain or start):
+        raise UserError(needed="a pre-trained model for tuning=none", came="pretrain=false and no start", remedy="set one")
+    ways: dict[str, Tuning] = {
+        "part": Part((*ADAPTOR, *(("ids.*",) if ids else ()))), "whole": Everything(), "none": Nothing(),
+    }  # fmt: skip
     sequence = views.ItemSequence(max_len=max_len)
     first = Stage(
         "pretrain",
         views.ItemSequence(max_len=max_len, prefixes=True),
         objectives.Contrastive(temperature=temperature, weight=weight, duplicates=duplicates),
-        tuning.Part((*ADAPTOR, *BODY)),
+        Part((*ADAPTOR, *BODY)),
         Budget(epochs=pretrain_epochs, batch_size=pretrain_batch_size, patience=None, every=every),
     )
     second = Stage(
         "finetune",
         sequence,
         objectives.NextItem(),
-        tuning.Part((*ADAPTOR, *(("ids.*",) if ids else ()))) if pretrain or start else tuning.Everything(),
-        Budget(epochs=epochs, batch_size=batch_size, lr=lr, patience=patience, every=every),
+        ways[tuning] if pretrain or start else Everything(),
+        Budget(epochs=epochs if tuning != "none" else 1, batch_size=batch_size, lr=lr, patience=patience, every=every),
     )
     return System(
         paper=Paper(
