@@ -24,7 +24,8 @@ from lmrs.language import Backbone
 from lmrs.models.pepler import DISCRETE
 from lmrs.models.peter import BEGIN, END, SPECIAL, UNKNOWN, PeterNetwork
 from lmrs.models.said import Said
-from lmrs.recommender import USERS, Recommender
+from lmrs.recommender import Recommender
+from lmrs.saved import USERS
 from lmrs.split import Split, by_review
 from lmrs.systems.pepler import pepler
 from lmrs.systems.peter import peter

@@ -22,7 +22,8 @@ from lmrs.errors import CheckpointError, StorageError, UserError
 from lmrs.files import sha256_file
 from lmrs.fit import Fitted, fit
 from lmrs.models import Control, ControlScorer
-from lmrs.recommender import FALLBACK, FILES, MANIFEST, MODEL, TENSORS, VOCAB, Recommender
+from lmrs.recommender import FALLBACK, Recommender
+from lmrs.saved import FILES, MANIFEST, MODEL, TENSORS, VOCAB
 from lmrs.system import Estimate, Paper, System
 from lmrs.systems import CATALOGUE
 from lmrs.testing import tiny

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import secrets
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -17,31 +13,26 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from lmrs import __version__, describe
+from lmrs import describe, saved
 from lmrs.answers import rank
 from lmrs.batch import from_rows
 from lmrs.conversation import conversational, heard, question, response
 from lmrs.dataset import Dataset
 from lmrs.decoding import Titles
-from lmrs.errors import CheckpointError, StorageError, UserError, nearest
-from lmrs.files import fsync_folder, sha256_file, storage, write_atomic
+from lmrs.errors import UserError, nearest
 from lmrs.fit import Fitted
 from lmrs.judge import jagged
-from lmrs.models import Control, Model
-from lmrs.models.network import ControlScorer, Explained, Network, Scorer
+from lmrs.models import Model
+from lmrs.models.network import Explained, Network, Scorer
 from lmrs.models.profiles import Profiles
 from lmrs.models.speaker import filled
 from lmrs.objectives import Objective
 from lmrs.records import SLOT
-from lmrs.system import Stage, System, learned
+from lmrs.system import Stage, System
 from lmrs.tasks.ranking import scores
 from lmrs.views import Documents, Rows
-from lmrs.vocab import Attributes, Vocab
+from lmrs.vocab import Vocab
 
-FORMAT = 1
-TENSORS, MODEL, VOCAB, ITEMS, MANIFEST = "tensors.safetensors", "model.json", "vocab.arrow", "items.arrow", "manifest.json"
-USERS = "users.arrow"  # ids of the users, in the folders of models that learned something of each: others hold none
-FILES = (TENSORS, MODEL, VOCAB, ITEMS)
 FALLBACK = "training popularity"
 _NEAR = 1e-5  # scores closer than this share of their size may change places when they are computed in another batch
 _BLOCK = 256
@@ -146,7 +137,7 @@ class Recommender:
 
         Raises CheckpointError unless the other's model has just these tensors.
         """
-        scorer = _scorer(system, self.vocab, self.scorer.state_dict(), Path(self.name or "the recommender"))
+        scorer = saved.rebuilt(system, self.vocab, self.scorer.state_dict(), Path(self.name or "the recommender"))
         return replace(self, system=system, scorer=scorer.to(self.device), objective=_asking(system))
 
     # -- answers ---------------------------------------------------------------------------------------------------------
@@ -392,56 +383,12 @@ class Recommender:
 
         Raises StorageError if the disk refuses, or if the folder holds something else.
         """
-        from safetensors.torch import save as safetensors_bytes
-
         folder = Path(folder)
-        if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-            raise StorageError(
-                needed=f"a new folder at {folder}", came="something that is no recommender", remedy="choose another"
-            )
-        with storage(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            work = folder.parent / f".saving-{folder.name}-{os.getpid()}-{secrets.token_hex(4)}"
-            work.mkdir()
-        try:
-            kept = {name: value for name, value in self.scorer.state_dict().items() if learned(self.system, name)}
-            tensors = {name: value.detach().cpu().contiguous().clone() for name, value in kept.items()}
-            write_atomic(work / TENSORS, safetensors_bytes(tensors))
-            write_atomic(work / MODEL, _json(self._about()))
-            _write_table(work / VOCAB, _vocab_table(self.vocab))
-            _write_table(work / ITEMS, self.items if self.items is not None else pa.table({"item_id": self.vocab.items}))
-            if isinstance(self.system.model, Model) and self.system.model.knows_users:
-                _write_table(work / USERS, pa.table({"user_id": self.vocab.users.cast(pa.large_string())}))
-            if self.vocab.prepared is not None:
-                self.vocab.prepared.save(work)
-            names = sorted(file.name for file in work.iterdir())
-            sizes = {name: {"size": (work / name).stat().st_size, "sha256": sha256_file(work / name)} for name in names}
-            write_atomic(work / MANIFEST, _json({"format": FORMAT, "files": sizes}))
-            with storage(folder):
-                old = work.with_name(work.name.replace(".saving-", ".replaced-"))
-                if folder.exists():
-                    os.rename(folder, old)
-                os.rename(work, folder)
-                fsync_folder(folder.parent)
-                shutil.rmtree(old, ignore_errors=True)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+        told = {
+            "name": self.name, "settings": self.settings, "seeds": list(self.seeds), "fallback": FALLBACK, "about": self.about,
+        }  # fmt: skip
+        saved.write(folder, system=self.system, vocab=self.vocab, scorer=self.scorer, items=self.items, told=told)
         return folder
-
-    def _about(self) -> dict[str, Any]:
-        system = describe.to_json(self.system)
-        return {
-            "lmrs": __version__,
-            "name": self.name,
-            "settings": self.settings,
-            "seeds": list(self.seeds),
-            "system": system,
-            "code": {str(file): sha256_file(file) for file in describe.files(system)},
-            "vocab": {"fingerprint": self.vocab.fingerprint, "items": self.vocab.n_items, "users": len(self.vocab.users)},
-            "fallback": FALLBACK,
-            "origin": self.system.model.origin if isinstance(self.system.model, Model) else "",
-            "about": self.about,
-        }
 
     @classmethod
     def load(cls, folder: Path | str, *, device: str = "cpu") -> Recommender:
@@ -449,65 +396,22 @@ class Recommender:
 
         Raises CheckpointError, naming the file, if one is missing, cut, changed or does not belong to the others.
         """
-        from safetensors.torch import load_file
-
-        folder = Path(folder)
-        _verify(folder)
+        found = saved.read(Path(folder), device=device)
         try:
-            about = json.loads((folder / MODEL).read_bytes())
-            system = describe.system_from_json(about["system"], forbidden=folder)
-            users = pa.nulls(about["vocab"]["users"], pa.large_string())
-            if isinstance(system.model, Model) and system.model.knows_users:
-                users = _read_table(folder / USERS).column("user_id").combine_chunks()
-                if len(users) != about["vocab"]["users"]:
-                    raise _bad(folder / USERS, f"the ids of {about['vocab']['users']:,} users", f"{len(users):,}")
-            vocab = replace(_read_vocab(folder / VOCAB), users=users)
-            if vocab.fingerprint != about["vocab"]["fingerprint"]:
-                raise _bad(folder / VOCAB, "the vocabulary that the model was trained with", "another one")
-            items = _read_table(folder / ITEMS)
-            if items.column("item_id").to_pylist() != vocab.items.to_pylist():
-                raise _bad(folder / ITEMS, "the catalogue of the model's vocabulary", "another one")
-            prepared = system.model.restore(folder) if isinstance(system.model, Model) else None
-            vocab = replace(vocab, catalogue=items, prepared=prepared)
-            if isinstance(system.model, Model) and system.model.origin != about["origin"]:
-                raise CheckpointError(
-                    needed="the pre-trained model that the recommender was fitted on", came="other weights under its name",
-                    remedy="put the old ones back, or fit again",
-                )  # fmt: skip
-            scorer = _scorer(system, vocab, load_file(folder / TENSORS), folder / TENSORS).to(torch.device(device))
-            changed = [file for file, digest in about["code"].items() if sha256_file(file) != digest]
             return cls(
-                system=system,
-                vocab=vocab,
-                scorer=scorer,
-                objective=_asking(system),
-                items=items,
-                name=about["name"],
-                settings=about["settings"],
-                seeds=tuple(about["seeds"]),
-                about=about["about"],
-                notes=tuple(f"{file} has changed since this recommender was saved" for file in changed),
+                system=found.system,
+                vocab=found.vocab,
+                scorer=found.scorer,
+                objective=_asking(found.system),
+                items=found.items,
+                name=found.told["name"],
+                settings=found.told["settings"],
+                seeds=tuple(found.told["seeds"]),
+                about=found.told["about"],
+                notes=tuple(f"{file} has changed since this recommender was saved" for file in found.changed),
             )
-        except (KeyError, TypeError, ValueError, AttributeError, OSError, pa.ArrowException) as error:
-            raise _bad(folder / MODEL, "a recommender of this version of lmrs", f"{type(error).__name__} {error}") from error
-
-
-def _scorer(system: System, vocab: Vocab, tensors: dict[str, torch.Tensor], file: Path) -> Scorer:
-    """The built scorer with the saved tensors."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        scorer = system.model.build(vocab)
-    if isinstance(system.model, Control):
-        assert isinstance(scorer, ControlScorer)
-        scorer.assign(tensors)
-        return scorer
-    own = {name: value for name, value in scorer.state_dict().items() if learned(system, name)}
-    for name in sorted(own.keys() | tensors.keys()):
-        needed, came = (list(each[name].shape) if name in each else "none" for each in (own, tensors))
-        if needed != came:
-            raise _bad(file, f"the tensor {name!r} of shape {needed}", f"{came}")
-    scorer.load_state_dict(tensors, strict=False)  # the names were compared; what is missing was given by `build`
-    return scorer
+        except (KeyError, TypeError) as error:
+            raise saved.bad(Path(folder) / saved.MODEL, "a recommender of this version of lmrs", repr(error)) from error
 
 
 def _asking(system: System) -> Objective | None:
@@ -552,80 +456,3 @@ def _moments(times: Sequence[Time], history: list[str]) -> np.ndarray:
                 remedy="such as '2024-01-31'",
             ) from None
     return np.array(out, np.int64)
-
-
-def _vocab_table(vocab: Vocab) -> pa.Table:
-    """Item ids, training counts and attributes, one row an item; an attribute's dictionary keeps the numbers of its values."""
-    columns: dict[str, Any] = {"item_id": vocab.items.cast(pa.large_string())}
-    if vocab.counts is not None:
-        columns["count"] = pa.array(vocab.counts, pa.int64())
-    for name, attribute in vocab.attributes.items():
-        values = pa.DictionaryArray.from_arrays(pa.array(attribute.values, pa.int32()), attribute.names.cast(pa.large_string()))
-        columns[f"attribute:{name}"] = pa.LargeListArray.from_arrays(pa.array(attribute.offsets, pa.int64()), values)
-    return pa.table(columns)
-
-
-def _read_vocab(file: Path) -> Vocab:
-    table = _read_table(file)
-    attributes = {}
-    for name in table.column_names:
-        if name.startswith("attribute:"):
-            lists = table.column(name).combine_chunks()
-            attributes[name.removeprefix("attribute:")] = Attributes(
-                lists.values.dictionary, lists.offsets.to_numpy(), lists.values.indices.to_numpy()
-            )
-    counts = table.column("count").to_numpy() if "count" in table.column_names else None
-    return Vocab(items=table.column("item_id").combine_chunks(), attributes=attributes, counts=counts)
-
-
-def _write_table(file: Path, table: pa.Table) -> None:
-    def content(sink: Any) -> None:
-        with pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table.combine_chunks())
-
-    write_atomic(file, content)
-
-
-def _read_table(file: Path) -> pa.Table:
-    try:
-        with pa.OSFile(str(file)) as source:
-            return pa.ipc.open_file(source).read_all().combine_chunks()
-    except (pa.ArrowException, OSError) as error:
-        raise _bad(file, "an Arrow table", str(error).splitlines()[0]) from error
-
-
-def _verify(folder: Path) -> None:
-    """Sizes and SHA-256 of all files, as the manifest has them."""
-    if not folder.is_dir():
-        raise CheckpointError(needed=f"a saved recommender at {folder}", came="no such folder", remedy="check the path")
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        version = manifest["format"]
-        names = dict.fromkeys((*FILES, *manifest["files"]))
-        expected = [(name, manifest["files"][name]["size"], manifest["files"][name]["sha256"]) for name in names]
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            needed=f"a saved recommender at {folder}",
-            came="a folder without manifest.json",
-            remedy="finish the fit (lmrs fit ... --resume)",
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _bad(folder / MANIFEST, "a manifest", "a damaged one") from error
-    if version != FORMAT:
-        raise _bad(folder / MANIFEST, f"a recommender of format {FORMAT}", f"format {version!r}")
-    for name, size, sha256 in expected:
-        file = folder / name
-        if not file.is_file():
-            raise _bad(file, f"{size} bytes", "no such file")
-        if file.stat().st_size != size:
-            raise _bad(file, f"{size} bytes", f"{file.stat().st_size} bytes")
-        if sha256_file(file) != sha256:
-            raise _bad(file, "the bytes that were written", "others (SHA-256 differs)")
-
-
-def _bad(file: Path, needed: str, came: str) -> CheckpointError:
-    return CheckpointError(needed=f"{needed} in {file}", came=came, remedy="save or fit the recommender again")
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, allow_nan=False, indent=1).encode() + b"\n"

@@ -24,7 +24,8 @@ def check_asked(history: str | None, items: tuple[str, ...], user: str | None) -
 
 def load(folder: Path) -> Recommender:
     """The recommender of a run folder, or in the folder itself."""
-    from lmrs.recommender import MANIFEST, Recommender
+    from lmrs.recommender import Recommender
+    from lmrs.saved import MANIFEST
 
     return Recommender.load(folder if (folder / MANIFEST).is_file() else folder / "model")
 
