@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmrs.errors import ContractError
+from lmrs.models.checks import below_one
 from lmrs.models.dropout import dropout
 
 FLOOR = 0.01  # least deviation of the gate's noise, as in the released code
@@ -28,8 +29,7 @@ class Adaptor:
     def __post_init__(self) -> None:
         if self.experts < 1:
             raise ContractError(needed="at least one expert", came=f"experts={self.experts}")
-        if not 0 <= self.dropout < 1:
-            raise ContractError(needed="dropout in [0, 1)", came=f"dropout={self.dropout}")
+        below_one(dropout=self.dropout)
 
     def build(self, width: int, dim: int) -> AdaptorModule:
         """The module that maps [n, width] to [n, dim]."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lmrs.batch import Batch
 from lmrs.errors import ContractError
 from lmrs.losses import Output
+from lmrs.models.checks import at_least, below_one
 from lmrs.models.dropout import dropout
 from lmrs.models.network import Model, Network
 from lmrs.visibility import Causal, Visibility
@@ -40,11 +41,8 @@ class Caser(Model):
     users: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("dim", "window", "horizontal", "vertical", "max_len"):
-            if getattr(self, name) < 1:
-                raise ContractError(needed=f"{name} of at least 1", came=f"{name}={getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise ContractError(needed="dropout in [0, 1)", came=f"dropout={self.dropout}")
+        at_least(1, dim=self.dim, window=self.window, horizontal=self.horizontal, vertical=self.vertical, max_len=self.max_len)
+        below_one(dropout=self.dropout)
 
     def allows(self, visible: Visibility) -> bool:
         return isinstance(visible, Causal)

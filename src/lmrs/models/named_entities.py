@@ -12,6 +12,7 @@ from lmrs.batch import Batch
 from lmrs.errors import ContractError
 from lmrs.graph import Graph
 from lmrs.losses import Output
+from lmrs.models.checks import below_one
 from lmrs.models.dropout import dropout
 from lmrs.models.network import Model
 from lmrs.models.relational import Relational
@@ -42,8 +43,7 @@ class NamedEntities(Model):
     def __post_init__(self) -> None:
         if self.hidden < 1 or self.max_len < 1:
             raise ContractError(needed="hidden and max_len of at least 1", came=f"hidden={self.hidden}, max_len={self.max_len}")
-        if not 0 <= self.dropout < 1:
-            raise ContractError(needed="dropout in [0, 1)", came=f"dropout={self.dropout}")
+        below_one(dropout=self.dropout)
 
     def allows(self, visible: Visibility) -> bool:
         return isinstance(visible, Causal)

@@ -13,6 +13,7 @@ from lmrs.errors import ContractError
 from lmrs.language import Backbone
 from lmrs.losses import Output
 from lmrs.models.attention import attend, attend_at
+from lmrs.models.checks import at_least, below_one
 from lmrs.models.dropout import dropout
 from lmrs.models.network import Model, Network
 from lmrs.models.unread import Unread
@@ -51,11 +52,8 @@ class News(Model):
             raise ContractError(
                 needed="heads that divide dim, or 0", came=f"dim={self.dim}, heads={self.heads}", remedy="change one of them"
             )
-        for name in ("dim", "query", "max_len"):
-            if getattr(self, name) < 1:
-                raise ContractError(needed=f"{name} of at least 1", came=f"{name}={getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise ContractError(needed="dropout in [0, 1)", came=f"dropout={self.dropout}")
+        at_least(1, dim=self.dim, query=self.query, max_len=self.max_len)
+        below_one(dropout=self.dropout)
 
     @property
     def knows_new(self) -> bool:

@@ -14,6 +14,7 @@ from lmrs.errors import ContractError, did_you_mean
 from lmrs.graph import Graph, Knowledge
 from lmrs.losses import Output
 from lmrs.models.blocks import PreNorm
+from lmrs.models.checks import below_one
 from lmrs.models.dropout import dropout
 from lmrs.models.network import Model, Network
 from lmrs.models.path_search import Explanation, Walked, best, explanations, totals
@@ -79,8 +80,7 @@ class PathLM(Model):
         ):
             if getattr(self, name) < least:
                 raise ContractError(needed=f"{name} of at least {least}", came=f"{name}={getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise ContractError(needed="dropout in [0, 1)", came=f"dropout={self.dropout}")
+        below_one(dropout=self.dropout)
 
     @property
     def knows_new(self) -> bool:

@@ -18,6 +18,7 @@ from lmrs.errors import ContractError
 from lmrs.language import Backbone, admit
 from lmrs.language.running import dropping
 from lmrs.measures.words import first_words
+from lmrs.models.checks import at_least
 from lmrs.models.explainer import Explainer, Told
 from lmrs.models.network import Model
 from lmrs.models.said import Said, said_in
@@ -59,9 +60,7 @@ class Pepler(Model):
     max_len = 1
 
     def __post_init__(self) -> None:
-        for name in ("longest", "room", "tokens"):
-            if getattr(self, name) < 1:
-                raise ContractError(needed=f"{name} of at least 1", came=f"{name}={getattr(self, name)}")
+        at_least(1, longest=self.longest, room=self.room, tokens=self.tokens)
         if self.rating not in RATINGS:
             raise ContractError(needed="rating 'mf', 'mlp' or '' for none", came=repr(self.rating))
         read = parse(self.template)

@@ -14,6 +14,7 @@ from lmrs.errors import ContractError
 from lmrs.losses import FullSoftmax, Output
 from lmrs.measures.words import WORDS
 from lmrs.models.blocks import PostNorm
+from lmrs.models.checks import at_least, below_one
 from lmrs.models.dropout import dropout
 from lmrs.models.explainer import Explainer, Told
 from lmrs.models.network import Model
@@ -58,11 +59,8 @@ class Peter(Model):
             raise ContractError(needed="mask 'peter' or 'causal'", came=repr(self.mask))
         if self.dim % self.heads or self.dim % 2:
             raise ContractError(needed="an even dim that heads divide", came=f"dim={self.dim}, heads={self.heads}")
-        for name in ("words", "longest", "dim", "layers", "heads"):
-            if getattr(self, name) < 1:
-                raise ContractError(needed=f"{name} of at least 1", came=f"{name}={getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise ContractError(needed="dropout in [0, 1)", came=f"dropout={self.dropout}")
+        at_least(1, words=self.words, longest=self.longest, dim=self.dim, layers=self.layers, heads=self.heads)
+        below_one(dropout=self.dropout)
 
     @property
     def knows_users(self) -> bool:

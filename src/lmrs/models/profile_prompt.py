@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lmrs.batch import Batch
 from lmrs.errors import ContractError
+from lmrs.models.checks import at_least
 from lmrs.models.network import Model
 from lmrs.models.profiles import Profiles
 from lmrs.models.transformer import Transformer, TransformerNetwork
@@ -39,9 +40,7 @@ class ProfilePrompt(Model):
     hidden: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("length", "dim", "hidden"):
-            if getattr(self, name) < 1:
-                raise ContractError(needed=f"{name} of at least 1", came=f"{name}={getattr(self, name)}")
+        at_least(1, length=self.length, dim=self.dim, hidden=self.hidden)
         if self.length > self.body.max_len:
             raise ContractError(needed=f"at most {self.body.max_len} prompts", came=str(self.length), remedy="raise max_len")
 

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 from lmrs.batch import Batch
 from lmrs.errors import ContractError
 from lmrs.losses import Output
+from lmrs.models.checks import at_least
 from lmrs.models.dropout import dropout
 from lmrs.models.network import Model, Network
 from lmrs.visibility import Causal, Visibility
@@ -37,9 +38,7 @@ class Recurrent(Model):
     bias: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("dim", "layers", "max_len"):
-            if getattr(self, name) < 1:
-                raise ContractError(needed=f"{name} of at least 1", came=f"{name}={getattr(self, name)}")
+        at_least(1, dim=self.dim, layers=self.layers, max_len=self.max_len)
         for name in ("dropout", "embedding_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ContractError(needed=f"{name} in [0, 1)", came=f"{name}={getattr(self, name)}")

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmrs.errors import ContractError
 from lmrs.graph import Graph, Knowledge
+from lmrs.models.checks import at_least
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,7 @@ class Relational:
     least: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("dim", "bases", "least"):
-            if getattr(self, name) < 1:
-                raise ContractError(needed=f"{name} of at least 1", came=f"{name}={getattr(self, name)}")
+        at_least(1, dim=self.dim, bases=self.bases, least=self.least)
 
     def build(self, graph: Graph) -> ItemVectors:
         """The module. Draws from torch's generator as it stands."""

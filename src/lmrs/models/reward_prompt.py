@@ -17,6 +17,7 @@ from lmrs.errors import CheckpointError, ContractError, did_you_mean
 from lmrs.files import write_atomic
 from lmrs.losses import Output
 from lmrs.models.caser import Caser
+from lmrs.models.checks import below_one
 from lmrs.models.dropout import dropout
 from lmrs.models.network import Model, Network
 from lmrs.models.recurrent import Recurrent
@@ -100,8 +101,7 @@ class RewardPrompt(Model):
             )
         if not 0 <= self.aim < math.inf:
             raise ContractError(needed="aim of at least 0", came=f"aim={self.aim}")
-        if not 0 <= self.dropout < 1:
-            raise ContractError(needed="dropout in [0, 1)", came=f"dropout={self.dropout}")
+        below_one(dropout=self.dropout)
         if self.rewards.max_len > self.encoder.max_len:
             raise ContractError(
                 needed=f"rewards for at most {self.encoder.max_len} positions",

@@ -13,6 +13,7 @@ from lmrs.batch import Batch
 from lmrs.errors import ContractError, did_you_mean
 from lmrs.language import Backbone
 from lmrs.losses import Output
+from lmrs.models.checks import below_one
 from lmrs.models.dropout import dropout
 from lmrs.models.network import Model, Network
 from lmrs.texts import Encoder, TextEncoder
@@ -50,8 +51,7 @@ class TextTowers(Model):
             raise ContractError(needed="at least one part of a document", came="none", remedy="such as title")
         if self.hidden is not None and self.hidden < 1:
             raise ContractError(needed="hidden of at least 1, or None", came=f"hidden={self.hidden}")
-        if not 0 <= self.dropout < 1:
-            raise ContractError(needed="dropout in [0, 1)", came=f"dropout={self.dropout}")
+        below_one(dropout=self.dropout)
 
     @property
     def pretrained(self) -> bool:
