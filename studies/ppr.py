@@ -29,9 +29,9 @@ from lmrs.judge import judge
 from lmrs.measures import NDCG
 from lmrs.models import Network, ProfilePrompt, Transformer
 from lmrs.split import Queries, Split, Train
-from lmrs.statistics import holm, seeds_difference, sign_flip_test
 from lmrs.systems import ppr
 from lmrs.vocab import Vocab
+from studies import paired
 
 RESULTS = Path(__file__).parent / "results"
 KNOWN, WARM = 4, 50  # events: for tuning on a cold user, of a warm one
@@ -161,14 +161,7 @@ def main() -> None:
         name: {group: float(np.stack(each)[:, here].mean()) for group, here in groups.items()} | facts[name]
         for name, each in values.items()
     }
-    rows = []
-    for group, one, two in COMPARED:
-        x, y = (np.stack(values[name])[:, groups[group]] for name in (one, two))
-        gain = seeds_difference(x, y, seed=0)
-        p = sign_flip_test(x.mean(0), y.mean(0), seed=0)
-        rows.append({"users": group, "arm": one, "against": two, "gain": [gain.mean, gain.low, gain.high], "p": float(p)})
-    for row, p in zip(rows, holm(np.array([row["p"] for row in rows])), strict=True):
-        row["p_holm"] = float(p)
+    rows = paired.comparisons(values, COMPARED, groups, called="users")
     write(table, rows, {group: int(here.sum()) for group, here in groups.items()}, a.seeds)
 
 
@@ -194,12 +187,7 @@ def write(table: dict, rows: list[dict], users: dict[str, int], seeds: int) -> N
             f"| {name} | {row['few']:.4f} | {row['none']:.4f} | {row['tuned']:,} | {row['parameters']:,} | {row['lr']:g} "
             f"| {row['fit_cpu_seconds']:,} |"
         )
-    lines += ["", "| users | arm | against | gain | p (Holm) |", "|---|---|---|---|---|"]
-    for row in rows:
-        mean, low, high = row["gain"]
-        lines.append(
-            f"| {row['users']} | {row['arm']} | {row['against']} | {mean:+.4f} [{low:+.4f}, {high:+.4f}] | {row['p_holm']:.4f} |"
-        )
+    lines += paired.table(rows, called="users")
     (RESULTS / "ppr.md").write_text("\n".join(lines) + "\n")
 
 

@@ -25,9 +25,9 @@ from lmrs.measures import HR, NDCG
 from lmrs.models.reward_prompt import RewardPrompt, RewardPromptNetwork
 from lmrs.objectives import NextItem, RewardedNext
 from lmrs.split import Split, leave_one_out
-from lmrs.statistics import holm, seeds_difference, sign_flip_test
 from lmrs.system import Stage, System
 from lmrs.systems import prl
+from studies import paired
 
 RESULTS = Path(__file__).parent / "results"
 OPTIONS = {"rating": 4.0, "max_len": 20, "lr": 2e-3, "batch_size": 64, "epochs": 40, "every": 2, "patience": 3}
@@ -105,14 +105,7 @@ def main() -> None:
         | {"fit_cpu_seconds": round(cost[arm])}
         for arm in values
     }
-    rows = []
-    for group, one, two in COMPARED:
-        x, y = (np.stack(values[arm])[:, groups[group]] for arm in (one, two))
-        gain = seeds_difference(x, y, seed=0)
-        p = sign_flip_test(x.mean(0), y.mean(0), seed=0)
-        rows.append({"truth": group, "arm": one, "against": two, "gain": [gain.mean, gain.low, gain.high], "p": float(p)})
-    for row, p in zip(rows, holm(np.array([row["p"] for row in rows])), strict=True):
-        row["p_holm"] = float(p)
+    rows = paired.comparisons(values, COMPARED, groups, called="truth")
     write(table, rows, {group: int(here.sum()) for group, here in groups.items()}, a.seeds)
 
 
@@ -136,12 +129,7 @@ def write(table: dict, rows: list[dict], queries: dict[str, int], seeds: int) ->
     for arm, row in table.items():
         cells = [f"{row[group][0]:.4f} / {row[group][1]:.4f}" for group in ("liked", "other")]
         lines.append(f"| {arm} | {cells[0]} | {cells[1]} | {row['fit_cpu_seconds']:,} |")
-    lines += ["", "| truth | arm | against | gain (NDCG@10) | p (Holm) |", "|---|---|---|---|---|"]
-    for row in rows:
-        mean, low, high = row["gain"]
-        lines.append(
-            f"| {row['truth']} | {row['arm']} | {row['against']} | {mean:+.4f} [{low:+.4f}, {high:+.4f}] | {row['p_holm']:.4f} |"
-        )
+    lines += paired.table(rows, called="truth", gain="gain (NDCG@10)")
     (RESULTS / "prl.md").write_text("\n".join(lines) + "\n")
 
 
