@@ -91,17 +91,21 @@ def _first(text: str) -> tuple[str | None, str | None]:
     return None, None
 
 
-def backbone(split: Split, folder: Path, *, seed: int = 0) -> Path:
-    """Stage zero: a small causal model with a tokenizer of its own, from the texts of training reviews."""
+def told(split: Split) -> list[str]:
+    """The texts of training reviews."""
+    table = split.dataset.records["reviews"]
+    user, event = (table.column(name).to_numpy() for name in ("user", "event"))
+    known = table.filter(pa.array(event < split.train.stop[user])).column("text").to_pylist()
+    return [text for text in known if text]
+
+
+def backbone(texts: list[str], folder: Path, *, seed: int = 0) -> Path:
+    """Stage zero: a small causal model with a tokenizer of its own, from texts."""
     if (folder / "model.safetensors").exists():
         return folder
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    table = split.dataset.records["reviews"]
-    user, event = (table.column(name).to_numpy() for name in ("user", "event"))
-    known = table.filter(pa.array(event < split.train.stop[user])).column("text").to_pylist()
-    texts = [text for text in known if text]
     engine = Tokenizer(models.BPE())
     engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     engine.decoder = decoders.ByteLevel()
@@ -191,7 +195,7 @@ def main() -> None:
     a = parser.parse_args()
     dataset = explained(sources.load(f"reviews:{a.data_root / 'amazon-instruments-reviews'}"))
     split = by_review(dataset)
-    name = str(backbone(split, a.runs / "backbone").resolve())
+    name = str(backbone(told(split), a.runs / "backbone").resolve())
 
     def small(**given: object) -> Callable[[float], System]:
         common = {"backbone": name, "longest": LONGEST, "epochs": 5, "patience": 1, "batch_size": 32}
