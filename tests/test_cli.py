@@ -157,6 +157,9 @@ def test_recommend_takes_titles_and_users(capsys: pytest.CaptureFixture[str], sh
     by_title = json.loads(call(capsys, "recommend", "run", "--item", "product 2, LARGE", "--json"))
     assert by_title["history"] == ["p2"]
     assert by_title["notes"] == ["'product 2, LARGE' is read as the title of item p2, 'Product 2, large'"]
+    misspelt = json.loads(call(capsys, "recommend", "run", "--item", "Prodct 2, large", "--json"))
+    assert misspelt["notes"][0].startswith("no item is called 'Prodct 2, large': did you mean 'Product 2, large'")
+    assert misspelt["history"] != ["p2"]
     by_user = json.loads(call(capsys, "recommend", "run", "--user", "c4", "--json"))
     data = tiny.dataset()
     assert by_user["history"] == [f"p{item}" for item in data.history(4)]

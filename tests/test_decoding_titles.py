@@ -107,6 +107,14 @@ def test_without_a_threshold_nothing_is_fuzzy() -> None:
     assert strict.find("monsters inc").how == "normalised"
 
 
+def test_near_titles_are_offered_best_first_and_far_ones_are_not(titles: Titles) -> None:
+    assert [NAMES[item] for item in titles.near("Monster Ink")] == ["Monsters, Inc. (2001)"]
+    rings = titles.near("Lord of the Ring: Fellowship", least=0.4)
+    assert [NAMES[item] for item in rings][:1] == ["Lord of the Rings: The Fellowship of the Ring, The (2001)"]
+    assert titles.near("Lord of the Rings", n=1, least=0.4) in ((9,), (10,))
+    assert titles.near("zzzz") == titles.near("") == ()
+
+
 @pytest.mark.parametrize(("margin", "items"), [(0.02, (0,)), (0.3, (0, 1))])
 def test_a_fuzzy_match_beats_the_next_by_a_margin(margin: float, items: tuple[int, ...]) -> None:
     found = Titles(["the long winter night", "the long winter light"], threshold=0.7, margin=margin)

@@ -45,7 +45,8 @@ def whose(
 def by_title(recommender: Recommender, given: list[str]) -> tuple[list[str], list[str]]:
     """(ids, notes): texts that are no id but the title of one item become its id, and a note says so.
 
-    Case, signs, the place of an article and a year left out do not matter; nothing is guessed by likeness.
+    Case, signs, the place of an article and a year left out do not matter; nothing is guessed by likeness, but near titles are
+    offered.
     """
     known = recommender.vocab.item_numbers(given) >= 0
     if known.all():
@@ -66,6 +67,9 @@ def by_title(recommender: Recommender, given: list[str]) -> tuple[list[str], lis
         if match is not None and match.items:
             some = ", ".join(recommender.vocab.item_ids(np.array(match.items[:5])))
             notes.append(f"{len(match.items)} items have the title {text!r}: give the id ({some})")
+        elif match is not None and (near := titles.near(text)):
+            some = " or ".join(f"{titles.names[item]!r}" for item in near)
+            notes.append(f"no item is called {text!r}: did you mean {some}?")
         out.append(text)
     return out, notes
 

@@ -132,13 +132,9 @@ class Titles:
 
         Years and numbers must agree: a sequel is one letter away from the film before it.
         """
-        own = _trigrams(plain)
-        rows = [self._postings[self._starts[at] : self._starts[at + 1]] for g in own if (at := self._grams.get(g)) is not None]
-        if not rows or not plain:
+        fits, likeness = self._likeness(plain)
+        if not len(fits):
             return Match(text, "none", (), 0.0)
-        shared = np.bincount(np.concatenate(rows), minlength=len(self.names))
-        fits = np.flatnonzero(shared)
-        likeness = 2 * shared[fits] / (len(own) + self._sizes[fits])
         best, least = float(likeness.max()), self.threshold
         if least is None or best < least:
             return Match(text, "none", (), best)
@@ -153,6 +149,22 @@ class Titles:
         best = max(good)[0]
         close = tuple(item for each, item in good if each >= best - self.margin)
         return Match(text, "fuzzy" if len(close) == 1 else "ambiguous", close, best)
+
+    def _likeness(self, plain: str) -> tuple[np.ndarray, np.ndarray]:
+        """(int64[F] the titles that share a trigram with a plain text, float64[F] how alike they are)."""
+        own = _trigrams(plain) if plain else set()
+        rows = [self._postings[self._starts[at] : self._starts[at + 1]] for g in own if (at := self._grams.get(g)) is not None]
+        if not rows:
+            return np.zeros(0, np.int64), np.zeros(0)
+        shared = np.bincount(np.concatenate(rows), minlength=len(self.names))
+        fits = np.flatnonzero(shared)
+        return fits, 2 * shared[fits] / (len(own) + self._sizes[fits])
+
+    def near(self, text: str, *, n: int = 3, least: float = 0.5) -> tuple[int, ...]:
+        """The items whose titles are most like a text, best first: to offer, not to take. least: likeness, in (0, 1]."""
+        fits, likeness = self._likeness(normalised(text)[0])
+        order = np.lexsort((fits, -likeness))[:n]
+        return tuple(int(fits[at]) for at in order if likeness[at] >= least)
 
     @cached_property
     def _exact(self) -> dict[str, list[int]]:

@@ -142,7 +142,13 @@ class CodePrompts:
             (self._room(number, context) for number, one in enumerate(self.wordings) if one.columns & {HISTORY, CANDIDATES}),
             default=0,
         )
-        self._read = lru_cache(maxsize=50_000)(lambda text: tuple(each[:LONG] for each in _words(f" {text}", tokens)))
+
+        @lru_cache(maxsize=50_000)
+        def read(text: str) -> tuple[np.ndarray, np.ndarray]:
+            first, second = _words(f" {text}", tokens)
+            return first[:LONG], second[:LONG]
+
+        self._read = read
 
     def write(
         self,
