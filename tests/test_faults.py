@@ -10,6 +10,7 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from fit_runs import digest, fitting, system, tiny, two_stages
@@ -98,6 +99,13 @@ def test_a_folder_with_a_run_is_not_overwritten(split, tmp_path):
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
+def titled(split, word: str):
+    """The split with a title for each item."""
+    ids = split.dataset.vocab.items.to_pylist()
+    table = pa.table({"item_id": pa.array(ids, pa.large_string()), "title": [f"{word} {name}" for name in ids]})
+    return replace(split, dataset=replace(split.dataset, items=table))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -108,16 +116,20 @@ def test_a_folder_with_a_run_is_not_overwritten(split, tmp_path):
         ({"data": True}, r"got data [0-9a-f]{64} \(was [0-9a-f]{64}\)"),
         ({"split": True}, r"got split with .*max_valid.*: 5.*max_valid.*: null"),
         ({"precision": "bf16"}, r"got precision bf16 \(was fp32\)"),
+        ({"titles": True}, r"got catalogue [0-9a-f]{64} \(was [0-9a-f]{64}\)"),
     ],
 )
 def test_resuming_something_else_is_refused(split, tmp_path, change, message):
     small = {**SMALL, "lr": 0.01, "dropout": 0.3}
+    split = titled(split, "film")
     fit(sasrec(**small), split, out=tmp_path, seed=3)
     before = checkpoint.latest(tmp_path / "checkpoints", report=pytest.fail)
     what = {key: value for key, value in change.items() if key in ("lr", "dim", "dropout")}
     changed = bert4rec(**SMALL) if "other" in change else sasrec(**{**small, **what})
     if "data" in change:
-        split = tiny(seed=6)
+        split = titled(tiny(seed=6), "film")
+    if "titles" in change:
+        split = titled(split, "book")
     if "split" in change:
         split = leave_one_out(split.dataset, max_valid=5)
     execution = Execution(device="cpu", precision=change.get("precision", "fp32"))

@@ -37,6 +37,7 @@ from lmrs.measures import RankMeasure, Sampled, falls, parse
 from lmrs.models.network import ControlScorer, Model, Network, Scorer
 from lmrs.objectives import Objective
 from lmrs.progress import Reporter
+from lmrs.records import digest
 from lmrs.schedule import filled
 from lmrs.seeding import generator, mix, numpy_generator
 from lmrs.split import Split, sealed
@@ -165,6 +166,8 @@ class _Run:
             "precision": self._precision(),
             "lmrs": __version__,
         }
+        if isinstance(system.model, Model) and split.dataset.items is not None:
+            identity["catalogue"] = digest(split.dataset.items).hex()  # the fingerprint is of events alone
         if isinstance(system.model, Model) and system.model.origin:
             identity["origin"] = system.model.origin
         if isinstance(system.model, Model) and (prepared := system.model.prepare(split.train, seed=seed)) is not None:
