@@ -6,8 +6,8 @@ Both sides: hidden 64, 2 layers, 2 heads, dropout 0.2, Adam 1e-3, one thread, hi
 them is asked, the ten best unseen items of the whole catalogue. "sampled" is SASRec with 256 negatives, shared by a batch and
 log-Q corrected in lmrs, drawn for each position in RecTools. A peer trains as it does by itself for so many epochs; its final
 quality is the best of its last three validations. lmrs learns with its own settings (studies/quality.py: windows of whole
-histories) until it has that; training alone counts, validation is left out on every side. Ratio: the peer's seconds to its final
-quality over those of lmrs to the same. A side that never gets there is told so.
+histories, 32 rows an update) until it has that; training alone counts, validation is left out on every side. Ratio: the peer's
+seconds to its final quality over those of lmrs to the same. A side that never gets there is told so.
 """
 
 from __future__ import annotations
@@ -21,9 +21,21 @@ from typing import Any
 
 from benchmarks import beside, histories, peers
 
-PEERS = {"sasrec": ("rectools", "replay", "recbole"), "bert4rec": ("rectools", "recbole"), "sampled": ("rectools",)}
+PEERS = {
+    "sasrec": ("rectools", "replay", "rectools 32", "replay 32", "recbole"),
+    "bert4rec": ("rectools", "recbole"),
+    "sampled": ("rectools",),
+}
+BY_32 = ("rectools 32", "replay 32")  # 32 rows an update, which serves lmrs best here; by themselves peers take 128
 EPOCHS = {  # (epochs, validations every so many of them) by system and side
-    "sasrec": {"lmrs": (60, 1), "rectools": (60, 4), "replay": (60, 4), "recbole": (12, 1)},
+    "sasrec": {
+        "lmrs": (40, 1),
+        "rectools": (60, 4),
+        "replay": (60, 4),
+        "rectools 32": (40, 4),
+        "replay 32": (40, 4),
+        "recbole": (12, 1),
+    },
     "bert4rec": {"lmrs": (160, 4), "rectools": (160, 8), "recbole": (40, 4)},
     "sampled": {"lmrs": (80, 1), "rectools": (60, 4)},
 }
@@ -46,9 +58,11 @@ def lmrs(asked: dict) -> dict:
     window = {"max_len": asked["max_len"], "stride": asked["max_len"], "jitter": True}
     rest = {"epochs": asked["epochs"], "every": asked["every"], "patience": None, "dropout": 0.2}
     if asked["system"] == "bert4rec":
-        system = bert4rec(**window, **rest, dim=64, layers=2, heads=2, batch_size=32)
+        system = bert4rec(**window, **rest, dim=64, layers=2, heads=2, batch_size=asked["batch"])
     else:
-        system = sasrec(**window, **rest, loss="sampled" if asked["system"] == "sampled" else "softmax")
+        system = sasrec(
+            **window, **rest, batch_size=asked["batch"], loss="sampled" if asked["system"] == "sampled" else "softmax"
+        )
     curve: list[list[float]] = []
     plain, state = module._Run._end_epoch, {"begun": None, "out": 0.0}
     train = module._Run._train
@@ -108,12 +122,12 @@ def rows(reports: beside.Reports) -> dict[str, Any]:
 def command(side: str, name: str, system: str, data: Path) -> list[str]:
     epochs, every = EPOCHS[system][side]
     asked = {"task": "learn", "data": str(data), "max_len": histories.LENGTH[name], "system": system, "epochs": epochs}
-    asked |= {"every": every, "batch": 128, "loss": "softmax"}
+    asked |= {"every": every, "batch": 32 if side in ("lmrs", *BY_32) else 128, "loss": "softmax"}
     if side == "lmrs":
         return beside.own("benchmarks.quality", "--side", side, json.dumps(asked))
     if system == "sampled":
         asked |= {"loss": "sampled_softmax", "negatives": 256}
-    return peers.side(side, json.dumps(asked))
+    return peers.side(side.split()[0], json.dumps(asked))
 
 
 def main() -> int:

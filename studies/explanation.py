@@ -157,7 +157,7 @@ def judged(fitted: Fitted, split: Split) -> dict:
         "log_p": [float(each.text) / each.tokens for each in told],
         "written": found.answers.column("generated").to_pylist(),
         "rouge": found.table.column("ROUGE-1").to_pylist(),
-        "fmr": found.table.column("FMR").to_pylist(),
+        "fmr": found.table.column("FMR").to_pylist() if "FMR" in found.table.column_names else None,
         "cpu_seconds": fitted.cpu_seconds,
     }
 
