@@ -1,12 +1,12 @@
 """TALLRec with few examples: does a small language model learn to tell likes from dislikes, as the paper's 7 B one does?
 
-    python -m studies.tallrec --data-root FOLDER [--shots N] [--questions N] [--epochs N]
+    python -m studies.tallrec --data-root FOLDER [--set ml-1m] [--shots N] [--questions N] [--epochs N]
 
-FOLDER holds ml-100k (titles cleaned as in studies.zero_shot). smollm2 (135 M) with LoRA on the query and value maps; one
+FOLDER holds ml-100k, or ml-1m (titles cleaned as in studies.zero_shot). smollm2 (135 M) with LoRA on the query and value maps; one
 example a user: the last training event of some users, asked after the five events before it, liked means rated above 3 (paper).
 Test: the last event of other users. AUC over all questions: untuned, tuned, and two counts that know all training ratings.
 The interval is a bootstrap over users. p: each liked item's share of disliked ones below it, paired, randomisation test, Holm.
-Result: studies/results/tallrec.{json,md}.
+Result: studies/results/tallrec.{json,md}, or tallrec-ml-1m.{json,md}.
 """
 
 from __future__ import annotations
@@ -73,13 +73,14 @@ def bounds(score: np.ndarray, liked: np.ndarray, against: np.ndarray | None = No
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, required=True)
+    parser.add_argument("--set", default="ml-100k", choices=["ml-100k", "ml-1m"])
     parser.add_argument("--shots", type=int, default=64)
     parser.add_argument("--questions", type=int, default=100)
     parser.add_argument("--epochs", type=int, default=2)
     a = parser.parse_args()
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
-    data = with_titles(sources.load(a.data_root / "ml-100k"))
+    data = with_titles(sources.load(a.data_root / a.set))
     whole = leave_one_out(data)
     split, drawn = shots(whole, a.shots, rng)
     free = np.flatnonzero(~np.isin(split.sealed_test.user, drawn))
@@ -116,6 +117,7 @@ def main() -> None:
         tests.append({"one": one, "less": two, "difference": bounds(scores[one], liked, scores[two]), "p": p})
     for row, p in zip(tests, holm(np.array([row["p"] for row in tests])), strict=True):
         row["p_holm"] = float(p)
+    name = "tallrec" if a.set == "ml-100k" else f"tallrec-{a.set}"
     found = {
         "shots": a.shots,
         "questions": len(rows),
@@ -128,16 +130,16 @@ def main() -> None:
         "cpu_seconds": time.process_time(),
         "version": __version__,
     }
-    (RESULTS / "tallrec.json").write_text(json.dumps(found, indent=1) + "\n")
+    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
     lines = [
-        "# TALLRec on ml-100k with few examples",
+        f"# TALLRec on {a.set} with few examples",
         "",
         f"Made by `python -m studies.tallrec`; {found['cpu_seconds']:,.0f} CPU seconds; {len(rows)} questions, "
         f"{100 * liked.mean():.0f} % liked; {fitted.trained:,} parameters tuned.",
         "",
         "| | AUC |",
         "|---|---|",
-        *(f"| {name} | {mean:.3f} [{low:.3f}, {high:.3f}] |" for name, (mean, low, high) in found["AUC"].items()),
+        *(f"| {arm} | {mean:.3f} [{low:.3f}, {high:.3f}] |" for arm, (mean, low, high) in found["AUC"].items()),
         "",
         "| | less | difference | p (Holm) |",
         "|---|---|---|---|",
@@ -145,7 +147,7 @@ def main() -> None:
     for row in tests:
         mean, low, high = row["difference"]
         lines.append(f"| {row['one']} | {row['less']} | {mean:+.3f} [{low:+.3f}, {high:+.3f}] | {row['p_holm']:.4f} |")
-    (RESULTS / "tallrec.md").write_text("\n".join(lines) + "\n")
+    (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
 
 
 def counted(split: Split, rows: RatedRows) -> tuple[np.ndarray, np.ndarray]:
