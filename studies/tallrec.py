@@ -2,7 +2,7 @@
 
     python -m studies.tallrec --data-root FOLDER [--set ml-1m] [--shots N] [--questions N] [--epochs N]
 
-FOLDER holds ml-100k, or ml-1m (titles cleaned as in studies.zero_shot). smollm2 (135 M) with LoRA on the query and value maps; one
+FOLDER holds ml-100k or ml-1m (titles cleaned as in studies.zero_shot). smollm2 (135 M) with LoRA on the query and value maps; one
 example a user: the last training event of some users, asked after the five events before it, liked means rated above 3 (paper).
 Test: the last event of other users. AUC over all questions: untuned, tuned, and two counts that know all training ratings.
 The interval is a bootstrap over users. p: each liked item's share of disliked ones below it, paired, randomisation test, Holm.
