@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lmrs import prompts
@@ -256,6 +256,7 @@ def test_a_hostile_title_stays_a_title(family: str, title: str) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(FAMILIES), st.lists(TITLES, min_size=1, max_size=4))
+@example("tiny-encoder", [" 0 ", "  Heat"])
 def test_what_is_shown_outside_quotes_is_the_templates(family: str, titles: list[str]) -> None:
     tokens = tokens_of(family, "<rec>")
     compiled = prompts.compile(

@@ -163,7 +163,7 @@ def attend(
             out = F.scaled_dot_product_attention(looks, key, value, attn_mask=allowed, is_causal=causal and bucket.length > 1)
         found.append(flatten(out.transpose(1, 2).reshape(bucket.n_rows, bucket.length, width), bucket))
     if not found:
-        return query  # no positions at all: an empty share of a batch, or a user without history
+        return query + pairs[:, :width]  # no positions at all: an empty share of a batch, or a user without history
     return torch.cat(found) if len(found) != 1 else found[0]
 
 

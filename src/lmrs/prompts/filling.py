@@ -71,7 +71,8 @@ class Filling:
         shown = [column.values[value] for value in self.values]
         there = np.fromiter((visible(text) for text in shown), bool, len(shown))
         stand_in = "" if missing in ("", "error") else piece.lead + missing
-        written = [piece.lead + str(text) if ok else stand_in for text, ok in zip(shown, there, strict=True)]
+        # Spaces around a text are no part of it: those before it in the prompt are the template's.
+        written = [piece.lead + str(text).strip(" ") if ok else stand_in for text, ok in zip(shown, there, strict=True)]
         self.text = pool.texts(written)
         self.stand_in = int(pool.texts([stand_in])[0])
         self.there = there

@@ -63,6 +63,7 @@ def kbrd(
             needed=f"answers {' or '.join(map(repr, ANSWERS))}", came=repr(answers), remedy=did_you_mean(answers, ANSWERS)
         )
     turns, replies, speaks = views.Turns(max_len=max_len), views.Replies(max_len=max_len), answers == "both"
+    speech = WordSpeech(words, speech_dim, layers, heads, speech_dropout, bias=word_bias, context=context, said=said, most=most)
     converse = Stage(
         "converse",
         replies,
@@ -78,9 +79,7 @@ def kbrd(
         model=models.NamedEntities(
             models.Relational(Knowledge(edges=edges, attributes=attributes, users=False), dim, bases, least),
             hidden=dim, max_len=max_len, dropout=dropout,
-            speech=WordSpeech(
-                words, speech_dim, layers, heads, speech_dropout, bias=word_bias, context=context, said=said, most=most,
-            ) if speaks else None,
+            speech=speech if speaks else None,
         ),
         stages=(
             Stage(
