@@ -97,7 +97,7 @@ def _naive(template: Template, tokens, example: dict, lists: dict[int, list[int]
 
     def data(text, spaces, limit, segment, **more):
         shown = text if text is not None and clean(text).strip() else missing
-        put(tokens.encode(spaces + shown if shown else "")[:limit], segment, data=True, **more)
+        put(tokens.encode(spaces + shown.strip(" ") if shown else "")[:limit], segment, data=True, **more)
 
     def role(name):
         return {"bos": tokens.bos, "eos": tokens.eos, "cls": tokens.cls, "sep": tokens.sep, "mask": tokens.mask}[name]
