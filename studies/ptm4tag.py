@@ -7,9 +7,9 @@ of fewer than five posts are dropped. Split by time: 70 % of the events train, 1
 minilm (22 million parameters; paper: CodeBERT).
 
 Frozen arms (the layers on top alone learn; 64 tokens of each part, three seeds): title and text, either alone, both as one text.
-Tuned arms (the whole backbone, one seed, few epochs): own towers, a shared one (their table: ptm4tag-tuned.{json,md}). Differences in TagF1@5 are
-paired by post: randomisation test on the means over seeds, Holm over all. Result: studies/results/ptm4tag.{json,md}. An arm that
-is done is kept in the folder of runs, and the tables tell of those that are.
+Tuned arms (the whole backbone, one seed, few epochs): own towers, a shared one; their table is ptm4tag-tuned.{json,md}.
+Differences in TagF1@5 are paired by post: randomisation test on the means over seeds, Holm over all. Result:
+studies/results/ptm4tag.{json,md}. An arm that is done is kept in the folder of runs, and the tables tell of those that are.
 """
 
 from __future__ import annotations
