@@ -1,14 +1,15 @@
 """UniSRec: does pre-training over other domains pay on a new one, and are items recommended that nobody had?
 
-    python -m studies.unisrec --data-root FOLDER [--seeds N] [--few USERS]
+    python -m studies.unisrec --data-root FOLDER [--target ml-1m] [--seeds N] [--few USERS]
 
-FOLDER holds amazon-beauty, amazon-sports, amazon-toys (sources) and online-retail (target). Texts: the short text of an Amazon
-item, the title of a retail one, read by a frozen minilm. Subsampled to stay within minutes: the 1,500 items with most events of
-each source and 3,000 of its users, 1,000 users of the target; 64 wide, histories of 20.
+FOLDER holds amazon-beauty, amazon-sports, amazon-toys (sources) and online-retail or ml-1m (target). Texts: the short text of an
+Amazon item, the title of a retail one or a film, read by a frozen minilm. Subsampled to stay within minutes: the 1,500 items with
+most events of each source and 3,000 of its users, 1,000 users of the target; 64 wide, histories of 20.
 One: leave one out on the target, the whole catalogue ranked; the adaptor tuned on a pre-trained body, all trained from scratch,
 the adaptor tuned on a random body, and SASRec by ids. Two: a tenth of the items taken out of training; where they are ranked.
 With --few USERS: one again, but only so many users of the target train, all are asked, and the pre-trained model is also asked
-untuned. Differences are paired by user, Holm-corrected. Result: studies/results/unisrec.{json,md}, unisrec-few.{json,md}.
+untuned. Differences are paired by user, Holm-corrected. Result: studies/results/unisrec.{json,md}, unisrec-few.{json,md},
+unisrec-ml-1m.{json,md}.
 """
 
 from __future__ import annotations
@@ -104,15 +105,18 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--pretrain-epochs", type=int, default=8)
-    parser.add_argument("--few", type=int)
+    parser.add_argument("--few", type=int, help="with online-retail alone")
+    parser.add_argument("--target", default="online-retail", choices=["online-retail", "ml-1m"])
     a = parser.parse_args()
     torch.set_num_threads(1)
     begun = time.process_time()
     domains = [subsample(sources.load(a.data_root / name), items=1500, users=3000, seed=1) for name in SOURCES]
     pre = fewer(leave_one_out(sources.union(domains)), valid=500)
-    target = subsample(sources.load(a.data_root / "online-retail"), items=None, users=1000, seed=2)
+    target = subsample(sources.load(a.data_root / a.target), items=None, users=1000, seed=2)
     split = fewer(leave_one_out(target), valid=300)
     if a.few is not None:
+        if a.target != "online-retail":
+            parser.error("--few is with online-retail alone")
         few(pre, split, a.few, a.pretrain_epochs)
         return
     new = fewer(without_items(target, share=0.1, seed=0), valid=300)
@@ -142,7 +146,7 @@ def main() -> None:
     best, scratch_name, by_ids = "pre-trained body, adaptor tuned", "from scratch, all trained", "ids (SASRec)"
     found = {
         "sources": {each.name: [each.n_users, each.n_items, each.n_events] for each in domains},
-        "target": [target.n_users, target.n_items, target.n_events],
+        "target": {"name": a.target, "users": target.n_users, "items": target.n_items, "events": target.n_events},
         "options": {**options, "texts": list(SIZES["texts"])},  # type: ignore[call-overload]
         "pretrain_epochs": a.pretrain_epochs,
         "seeds": a.seeds,
@@ -171,8 +175,9 @@ def main() -> None:
         "cpu_seconds": time.process_time() - begun,
         "version": __version__,
     }
-    (RESULTS / "unisrec.json").write_text(json.dumps(found, indent=1) + "\n")
-    (RESULTS / "unisrec.md").write_text("\n".join(report(found)) + "\n")
+    name = "unisrec" if a.target == "online-retail" else f"unisrec-{a.target}"
+    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    (RESULTS / f"{name}.md").write_text("\n".join(report(found)) + "\n")
 
 
 def few(pre: Split, split: Split, users: int, epochs: int) -> None:
@@ -240,7 +245,7 @@ def table(rows: list[dict]) -> list[str]:
 
 def report(found: dict) -> list[str]:
     lines = [
-        "# UniSRec over domains, on online-retail",
+        f"# UniSRec over domains, on {found['target']['name']}",
         "",
         f"Made by `python -m studies.unisrec`; {found['cpu_seconds']:,.0f} CPU seconds, {found['seeds']} seed(s), "
         f"{found['pretrain_epochs']} epochs of pre-training ({found['pretrain_cpu_seconds']:,.0f} CPU seconds).",
