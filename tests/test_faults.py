@@ -102,7 +102,8 @@ def test_a_folder_with_a_run_is_not_overwritten(split, tmp_path):
 def titled(split, word: str):
     """The split with a title for each item."""
     ids = split.dataset.vocab.items.to_pylist()
-    table = pa.table({"item_id": pa.array(ids, pa.large_string()), "title": [f"{word} {name}" for name in ids]})
+    price = pa.array([1] * len(ids), pa.decimal128(5, 2))  # no model reads it, and no fit may stumble over it
+    table = pa.table({"item_id": ids, "title": [f"{word} {name}" for name in ids], "price": price})
     return replace(split, dataset=replace(split.dataset, items=table))
 
 

@@ -37,7 +37,7 @@ from lmrs.measures import RankMeasure, Sampled, falls, parse
 from lmrs.models.network import ControlScorer, Model, Network, Scorer
 from lmrs.objectives import Objective
 from lmrs.progress import Reporter
-from lmrs.records import digest
+from lmrs.records import digest, texts_of
 from lmrs.schedule import filled
 from lmrs.seeding import generator, mix, numpy_generator
 from lmrs.split import Split, sealed
@@ -167,7 +167,7 @@ class _Run:
             "lmrs": __version__,
         }
         if isinstance(system.model, Model) and split.dataset.items is not None:
-            identity["catalogue"] = digest(split.dataset.items).hex()  # the fingerprint is of events alone
+            identity["catalogue"] = digest(texts_of(split.dataset.items)).hex()  # the fingerprint is of events alone
         if isinstance(system.model, Model) and system.model.origin:
             identity["origin"] = system.model.origin
         if isinstance(system.model, Model) and (prepared := system.model.prepare(split.train, seed=seed)) is not None:

@@ -273,6 +273,12 @@ def digest(table: pa.Table) -> bytes:
     return found.digest()
 
 
+def texts_of(table: pa.Table) -> pa.Table:
+    """The columns of texts and of lists of texts: what a model may read of an item, whatever else the table holds."""
+    readable = (pa.large_string(), pa.large_list(pa.large_string()))
+    return table.select([each.name for each in table.schema if _wide(each.type) in readable])
+
+
 def _plain(column: pa.Array) -> pa.Array:
     """The column in the wider of two types that say the same."""
     return column.cast(_wide(column.type))
