@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from lmrs.errors import ContractError, DataError, UserError
 from lmrs.evaluate import evaluate
 from lmrs.fit import Execution, Fitted, fit
 from lmrs.language import Backbone
+from lmrs.language import tiny as tiny_models
 from lmrs.measures import AUC, MINDMRR, NDCG
 from lmrs.models.network import Scorer
 from lmrs.recommender import Recommender
@@ -397,6 +399,61 @@ def test_clicks_are_learned_up_to_the_ceiling_and_for_news_never_clicked(system)
     assert new_among(fitted, split) > 0.65, "news that no training event knows are ranked by chance"
     base = system.task.judge(popular, None, asked, vocab, measures=[AUC()], seed=0)
     assert float(np.mean(base.values["AUC"])) < 0.6
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a masked model that answers yes where a title is of the topic of those before it: what a real one has from
+    its pre-training. It has read titles of the three topics, nobody's clicks."""
+    torch.manual_seed(0)
+    tokens, model = tiny_models.tokenizer("encoder"), tiny_models.build("encoder", words=True)
+    rng = np.random.default_rng(0)
+    answers = torch.tensor([tokens.encode(f" {word}", add_special_tokens=False)[0] for word in ("no", "yes")])
+
+    def title(topic: int) -> str:
+        return f"{list(WORDS.values())[topic]} {rng.choice(ENDS)}"
+
+    def question(topic: int, fits: bool) -> str:
+        read = "; ".join(title(topic) for _ in range(rng.integers(1, 4)))
+        asked = title(topic if fits else (topic + rng.integers(1, 3)) % 3)
+        return f"[CLS]User: {read}[SEP] News: {asked}[SEP] Does the user click the news?[MASK][SEP]"
+
+    step = torch.optim.Adam(model.parameters(), lr=2e-3, betas=(0.9, 0.98))
+    for _ in range(1000):
+        fits = rng.random(64) < 0.5
+        texts = [question(int(rng.integers(3)), bool(each)) for each in fits]
+        read = tokens(texts, add_special_tokens=False, padding=True, return_tensors="pt", return_token_type_ids=False)
+        masked = torch.nonzero(read["input_ids"] == tokens.mask_token_id, as_tuple=True)
+        logits = model.cls(model.bert(**read)[0][masked])[:, answers]
+        loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(fits).long())
+        step.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        step.step()
+        if loss.item() < 0.02:
+            break
+    else:
+        pytest.fail(f"the masked model did not learn to read: loss {loss.item()}")
+    folder = tmp_path_factory.mktemp("reader")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the transformers package, about its own files
+        model.save_pretrained(folder)
+        tokens.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_masked_model_that_can_read_ranks_news_never_clicked(reader: str) -> None:
+    """Prompt4NR tunes the reader on clicks and keeps what it can; the one that cannot read ranks new news by chance."""
+    split = log()
+    among = {}
+    for backbone in (reader, "tiny-encoder"):
+        system = systems.prompt4nr(
+            backbone=backbone, head="trained", templates=("discrete-action",), max_len=3, lr=3e-4, epochs=1, batch_size=32,
+            unclicked=1,
+        )  # fmt: skip
+        among[backbone] = new_among(fit(system, split, execution=CPU), split)
+    assert among[reader] > 0.65
+    assert 0.4 < among["tiny-encoder"] < 0.6
 
 
 def new_among(fitted: Fitted, split: Split) -> float:
