@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lmrs import losses
 from lmrs.batch import from_rows
 from lmrs.errors import ContractError
 from lmrs.losses import BCE, GBCE, BPRMax, FullSoftmax, Output, SampledSoftmax, rounded_products
@@ -51,6 +52,13 @@ def per_position(seed=3):
 # -- full softmax ------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(params=[2, 3, 4096])
+def tiles(request, monkeypatch):
+    """Items at a time: these catalogues in pieces, and whole."""
+    monkeypatch.setattr(losses, "TILE", request.param)
+
+
+@pytest.mark.usefixtures("tiles")
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])
 @pytest.mark.parametrize("block", [1, 2, 3, 7, 100])
@@ -65,6 +73,7 @@ def test_full_softmax_is_the_equation_in_any_block_size(bias, smoothing, block):
     torch.testing.assert_close(found, F.cross_entropy(scores, target, reduction="sum", label_smoothing=smoothing))
 
 
+@pytest.mark.usefixtures("tiles")
 @pytest.mark.parametrize("bias", [False, True])
 def test_full_softmax_gradient_by_finite_differences(bias):
     states, table, own, target = problem(bias=bias)
@@ -75,6 +84,7 @@ def test_full_softmax_gradient_by_finite_differences(bias):
         assert torch.autograd.gradcheck(lambda s, t, b: loss.charge(s, Output(t, b), target), (states, table, own))
 
 
+@pytest.mark.usefixtures("tiles")
 def test_full_softmax_is_stable_for_huge_scores():
     states = torch.tensor([[1e4], [-1e4]], requires_grad=True)
     cost = FullSoftmax().charge(states, Output(torch.tensor([[1.0], [-1.0]]), None), torch.tensor([0, 0]))
@@ -82,6 +92,7 @@ def test_full_softmax_is_stable_for_huge_scores():
     assert torch.isfinite(torch.autograd.grad(cost, states)[0]).all()
 
 
+@pytest.mark.usefixtures("tiles")
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("scale", [0.01, 1.0, 8.0, 300.0])
 def test_full_softmax_is_the_same_with_and_without_a_maximum(bias, scale):
@@ -93,6 +104,7 @@ def test_full_softmax_is_the_same_with_and_without_a_maximum(bias, scale):
     agree(found, F.cross_entropy(scores, target, reduction="sum", label_smoothing=0.1), states, table, own)
 
 
+@pytest.mark.usefixtures("tiles")
 def test_a_large_bias_alone_needs_the_maximum():
     states, table, _, target = problem(bias=False)
     own = torch.linspace(-900, 900, V, dtype=torch.float64, requires_grad=True)
@@ -102,7 +114,9 @@ def test_a_large_bias_alone_needs_the_maximum():
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_rounded_products_are_close_and_unbiased_in_the_targets_score(bias, smoothing):
+@pytest.mark.parametrize("tile", [400, 4096])
+def test_rounded_products_are_close_and_unbiased_in_the_targets_score(bias, smoothing, tile, monkeypatch):
+    monkeypatch.setattr(losses, "TILE", tile)
     rng = generator(5)
     states, table = (torch.randn(rows, 32, generator=rng).div(2).requires_grad_() for rows in (200, 900))
     own = torch.randn(900, generator=rng).requires_grad_() if bias else None
@@ -134,6 +148,7 @@ def test_products_are_rounded_inside_the_block_alone():
     assert charged() == outside
 
 
+@pytest.mark.usefixtures("tiles")
 def test_full_softmax_gives_gradients_only_where_they_are_wanted():
     states, table, own, target = problem(bias=True)
     wanted = torch.autograd.grad(FullSoftmax().charge(states, Output(table, own), target), states)[0]
@@ -143,8 +158,12 @@ def test_full_softmax_gives_gradients_only_where_they_are_wanted():
     torch.testing.assert_close(only_bias, (states @ table.T + own).softmax(1).sum(0) - F.one_hot(target, V).sum(0))
 
 
-def test_a_second_backward_pass_never_gives_another_gradient():
-    """The gradient is made once and scaled; asked twice, with a factor, it must be the same twice."""
+@pytest.mark.parametrize("told", [True, False])
+def test_a_second_backward_pass_never_gives_another_gradient(told, monkeypatch):
+    """The gradient is made once and scaled; asked twice, with a factor, it must be the same twice. Not every torch tells whether
+    there will be a second time."""
+    if not told:
+        monkeypatch.setattr(losses, "_last", lambda: False)
     states, table, _, target = problem(bias=False)
     cost = 3 * FullSoftmax().charge(states, Output(table, None), target)
     first = torch.autograd.grad(cost, states, retain_graph=True)[0].clone()

@@ -20,6 +20,7 @@ from torch import Tensor
 from lmrs.negatives import Drawn, Negatives, Uniform
 
 _LOG2_E = math.log2(math.e)
+TILE = 4096  # items of the catalogue at a time: their scores for a block of rows fit into a second-level cache
 _rounding: ContextVar[bool] = ContextVar("rounding", default=False)
 
 
@@ -65,10 +66,14 @@ class _FullSoftmax(torch.autograd.Function):
         rows, items = states.shape[0], table.shape[0]
         block = 2 * block if half else block  # what is best for either: half the buffer's bytes are read
         need_states, need_table, need_bias = ctx.needs_input_grad[:3]
-        grad_states = torch.empty_like(states) if need_states else None
+        grad_states = torch.zeros_like(states) if need_states else None
         grad_table = torch.zeros_like(table) if need_table else None
         grad_bias = torch.zeros_like(bias) if bias is not None and need_bias else None
-        products = (_Rounded if half else _Products)(table, min(block, rows))
+        # A tile of the catalogue stays in the cache from its scores to its share of the states' gradient. A GPU wants few large
+        # products instead.
+        tile = min(TILE, items) if table.device.type == "cpu" else items
+        tiles = [slice(begin, min(begin + tile, items)) for begin in range(0, items, tile)]
+        products = (_Rounded if half else _Products)(table, min(block, rows), tile)
         # Scores are made in base 2, because exp2 takes a third of the time of exp, and items by rows, because the product of the
         # table with a narrow matrix is faster than its transpose. d cost / d logits = exp(logits - top) / mass
         # - (1 - smoothing) onehot - smoothing / V: the division by the mass and the two last terms act on the small side of the
@@ -84,23 +89,39 @@ class _FullSoftmax(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float64, device=states.device)
         for begin in range(0, rows, block):
             place = slice(begin, begin + block)
-            part, own = states[place], cost[place]
-            logits = products.scores(scaled[place], offset)
-            if smoothing:
-                own = own - smoothing * logits.mean(0)
-            if not small:
-                top = logits.amax(0)
-                logits.sub_(top)
-                own = own + top
-            mass = logits.exp2_().sum(0)
-            total += (own / _LOG2_E + mass.log()).sum(dtype=torch.float64)
-            products.exponentiated()
-            if grad_states is not None:
-                products.to_states(grad_states[place]).div_(mass[:, None])
-            if grad_table is not None:
-                products.to_table(grad_table, part / mass[:, None])
-            if grad_bias is not None:
-                grad_bias.addmv_(logits, mass.reciprocal())
+            asked, part, own = scaled[place], states[place], cost[place]
+            to_states = None if grad_states is None else grad_states[place]
+            mass = asked.new_zeros(len(asked))
+            top, tops = torch.full_like(mass, -math.inf), []  # the largest score so far, and what it was at each tile
+            for where in tiles:
+                logits = products.scores(asked, where, offset)
+                if smoothing:
+                    own = own - logits.sum(0).mul_(smoothing / items)
+                if not small:
+                    above = torch.maximum(top, logits.amax(0))
+                    shrunk = (top - above).exp2_()
+                    mass *= shrunk
+                    if to_states is not None:
+                        to_states *= shrunk[:, None]
+                    top = above
+                    tops.append(top)
+                    logits.sub_(top)
+                mass += logits.exp2_().sum(0)
+                products.exponentiated(where)
+                if to_states is not None:
+                    products.to_states(to_states, where)
+            own = own / _LOG2_E + mass.log()
+            total += (own if small else own + top / _LOG2_E).sum(dtype=torch.float64)
+            if to_states is not None:
+                to_states.div_(mass[:, None])
+            shares = [1 / mass] if small else [(then - top).exp2_() / mass for then in tops]
+            for index, where in enumerate(tiles):
+                if grad_table is not None and (not index or not small):
+                    weighed = part * shares[index][:, None]
+                if grad_table is not None:
+                    products.to_table(grad_table[where], weighed, where)
+                if grad_bias is not None:
+                    grad_bias[where].addmv_(products.probabilities(where), shares[0 if small else index])
         if grad_states is not None:
             grad_states.sub_(chosen, alpha=1 - smoothing)
             if smoothing:
@@ -120,8 +141,15 @@ class _FullSoftmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         saved = iter(ctx.saved_tensors)
-        grads = [next(saved) * grad if there else None for there in ctx.present]
+        scale = Tensor.mul_ if _last() else Tensor.mul  # a copy of the table's gradient is another pass over fresh memory
+        grads = [scale(next(saved), grad) if there else None for there in ctx.present]
         return (*grads, None, None, None, None)
+
+
+def _last() -> bool:
+    """Whether the running backward pass gives its graph up, so that what it saved may be changed; False if torch cannot tell."""
+    keeps = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return keeps is not None and not keeps()
 
 
 def _small(scaled: Tensor, table: Tensor, offset: Tensor | None) -> bool:
@@ -135,53 +163,60 @@ def _small(scaled: Tensor, table: Tensor, offset: Tensor | None) -> bool:
 
 
 class _Products:
-    """The three products of the loss for a block of rows: scores [V, n] in a reused buffer, and theirs with the small sides."""
+    """The three products of the loss for a block of rows, a tile of the catalogue at a time.
 
-    def __init__(self, table: Tensor, rows: int) -> None:
+    What is held from the scores to the table's gradient is the whole [V, n] of the block, in a reused buffer.
+    """
+
+    def __init__(self, table: Tensor, rows: int, tile: int) -> None:
         self.table = table
         self.buffer = table.new_empty(len(table) * rows)
 
-    def _view(self, buffer: Tensor, rows: int) -> Tensor:
-        return buffer[: len(self.table) * rows].view(len(self.table), rows)
-
-    def scores(self, part: Tensor, offset: Tensor | None) -> Tensor:
-        self.logits = self._view(self.buffer, len(part))
+    def scores(self, part: Tensor, where: slice, offset: Tensor | None) -> Tensor:
+        """[t, n] of the items `where`, to be changed in place."""
+        self.block = self.buffer[: len(self.table) * len(part)].view(len(self.table), len(part))
         if offset is None:
-            return torch.mm(self.table, part.t(), out=self.logits)
-        return torch.addmm(offset, self.table, part.t(), out=self.logits)
+            return torch.mm(self.table[where], part.t(), out=self.block[where])
+        return torch.addmm(offset[where], self.table[where], part.t(), out=self.block[where])
 
-    def exponentiated(self) -> None:
-        """Called once the scores have been made probabilities, up to their mass."""
+    def exponentiated(self, where: slice) -> None:
+        """Called once the last scores have been made probabilities, up to their mass."""
 
-    def to_states(self, out: Tensor) -> Tensor:
-        return torch.mm(self.logits.t(), self.table, out=out)
+    def probabilities(self, where: slice) -> Tensor:
+        return self.block[where]
 
-    def to_table(self, into: Tensor, part: Tensor) -> None:
-        into.addmm_(self.logits, part)
+    def to_states(self, into: Tensor, where: slice) -> None:
+        into.addmm_(self.block[where].t(), self.table[where])
+
+    def to_table(self, into: Tensor, part: Tensor, where: slice) -> None:
+        into.addmm_(self.block[where], part)
 
 
 class _Rounded(_Products):
     """The same with both factors and the result of each product rounded to bf16; sums, exp and what is added up stay fp32."""
 
-    def __init__(self, table: Tensor, rows: int) -> None:
-        super().__init__(table, rows)
-        self.low = table.bfloat16()
-        self.low_buffer = torch.empty_like(self.buffer, dtype=torch.bfloat16)
-        self.low_table = torch.empty_like(self.low)
+    def __init__(self, table: Tensor, rows: int, tile: int) -> None:
+        self.table = table.bfloat16()
+        self.buffer = torch.empty(len(table) * rows, dtype=torch.bfloat16, device=table.device)
+        self.wide = table.new_empty(tile * rows)
+        self.narrow = torch.empty_like(self.table[:tile])
 
-    def scores(self, part: Tensor, offset: Tensor | None) -> Tensor:
-        self.logits, self.rounded = self._view(self.buffer, len(part)), self._view(self.low_buffer, len(part))
-        self.logits.copy_(torch.mm(self.low, part.bfloat16().t(), out=self.rounded))
-        return self.logits if offset is None else self.logits.add_(offset)
+    def scores(self, part: Tensor, where: slice, offset: Tensor | None) -> Tensor:
+        low = super().scores(part.bfloat16(), where, None)
+        self.logits = self.wide[: low.numel()].view(low.shape).copy_(low)
+        return self.logits if offset is None else self.logits.add_(offset[where])
 
-    def exponentiated(self) -> None:
-        self.rounded.copy_(self.logits)
+    def exponentiated(self, where: slice) -> None:
+        self.block[where].copy_(self.logits)
 
-    def to_states(self, out: Tensor) -> Tensor:
-        return out.copy_(torch.mm(self.rounded.t(), self.low))
+    def probabilities(self, where: slice) -> Tensor:
+        return self.block[where].float()
 
-    def to_table(self, into: Tensor, part: Tensor) -> None:
-        into.add_(torch.mm(self.rounded, part.bfloat16(), out=self.low_table))
+    def to_states(self, into: Tensor, where: slice) -> None:
+        into.add_(torch.mm(self.block[where].t(), self.table[where]))
+
+    def to_table(self, into: Tensor, part: Tensor, where: slice) -> None:
+        into.add_(torch.mm(self.block[where], part.bfloat16(), out=self.narrow[: len(into)]))
 
 
 @dataclass(frozen=True)
