@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,7 @@ Jagged = tuple[np.ndarray, np.ndarray]  # (offsets int64[B+1], items integer[n])
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _WIDTH = 64  # columns a block of the two-step top-k
-_CELLS = 2**20  # cells of one temporary comparison: 1 MiB of bool, which stays in the cache
+_CELLS = 2**14  # cells of one temporary comparison, which stays in the first cache with its result
 _FEW = 8  # up to so many true items a query are counted one by one; more are worth a sort
 
 
@@ -317,11 +318,15 @@ def _counts(
     many = np.diff(start)[row] > _FEW
     greater, least = np.zeros(len(row), np.int64), np.zeros(len(row), np.int64)  # cells above, cells above or beside
     slot = np.arange(len(row)) - start[row]
-    step = max(1, _CELLS // max(1, width))
+    # NumPy compares faster than torch where both can.
+    cells: Any
+    owns: Any
+    cells, owns, step = (scores.numpy(), mine.numpy(), _CELLS) if scores.device.type == "cpu" else (scores, mine, 2**24)
+    step = max(1, step // max(1, width))
     for number in range(min(_FEW, int(slot.max(initial=-1)) + 1)):
         which = np.flatnonzero((slot == number) & ~many)
         for part in (which[at : at + step] for at in range(0, len(which), step)):
-            line, own = _rows(scores, row[part]), mine[torch.from_numpy(part).to(mine.device)][:, None]
+            line, own = _rows(cells, row[part]), owns[part][:, None]
             greater[part], least[part] = _count(line > own), _count(line >= own)
     for number in np.unique(row[many]):
         line, own = torch.sort(scores[number]).values, mine[start[number] : start[number + 1]]
@@ -333,18 +338,16 @@ def _counts(
     return greater, np.where(missed, n_candidates[row] - greater, least - greater) - 1, missed
 
 
-def _count(cells: Tensor) -> np.ndarray:
+def _count(cells: np.ndarray | Tensor) -> np.ndarray:
     """int64[B]: how many cells of each row of bool [B, C] are true."""
-    if cells.device.type == "cpu":
-        return np.count_nonzero(cells.numpy(), axis=1)  # some ten times faster than torch's sum over bool
+    if isinstance(cells, np.ndarray):  # row by row, since along an axis it would add up integers
+        return np.fromiter(map(np.count_nonzero, cells), np.int64, len(cells))
     return cells.sum(dim=1).cpu().numpy()
 
 
-def _rows(scores: Tensor, row: np.ndarray) -> Tensor:
-    """scores[row], without a copy where the rows follow one another."""
-    if row[-1] - row[0] == len(row) - 1:
-        return scores[row[0] : row[-1] + 1]
-    return scores[torch.from_numpy(row).to(scores.device)]
+def _rows(scores: Any, row: np.ndarray) -> Any:
+    """scores[row] of an array or a tensor, without a copy where the rows follow one another."""
+    return scores[row[0] : row[-1] + 1] if row[-1] - row[0] == len(row) - 1 else scores[row]
 
 
 def _check(scores: Tensor, query: np.ndarray, k: int) -> tuple[Tensor, np.ndarray]:

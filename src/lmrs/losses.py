@@ -21,6 +21,7 @@ from lmrs.negatives import Drawn, Negatives, Uniform
 
 _LOG2_E = math.log2(math.e)
 TILE = 4096  # items of the catalogue at a time: their scores for a block of rows fit into a second-level cache
+_FEW = 64
 _rounding: ContextVar[bool] = ContextVar("rounding", default=False)
 
 
@@ -46,7 +47,16 @@ class Output(NamedTuple):
 
     def scores(self, states: Tensor) -> Tensor:
         """[*, E] states to [*, V] scores."""
-        return F.linear(states, self.table, self.bias)
+        if states.ndim != 2 or len(states) <= _FEW or torch.is_grad_enabled() or states.device.type != "cpu":
+            return F.linear(states, self.table, self.bias)
+        # A processor makes a few rows at a time in half the time of all at once.
+        out = states.new_empty(len(states), len(self.table))
+        for rows, part in zip(out.split(_FEW), states.split(_FEW), strict=True):
+            if self.bias is None:
+                torch.mm(part, self.table.t(), out=rows)
+            else:
+                torch.addmm(self.bias, part, self.table.t(), out=rows)
+        return out
 
     def scores_of(self, states: Tensor, items: Tensor) -> Tensor:
         """[M, E] states and [M] or [M, K] items to scores of the same shape as items."""

@@ -25,11 +25,12 @@ def biases(run: str, queries: int, candidates: int, seed: int, threads: int | No
 
     from lmrs.biases import measure
     from lmrs.errors import DataError, UserError
-    from lmrs.hardware import use_threads
+    from lmrs.hardware import keep_memory, use_threads
     from lmrs.recommender import Recommender
     from lmrs.run import MODEL, read_record
     from lmrs.split import fewer
 
+    keep_memory()
     use_threads(threads)
     folder = Path(run)
     record, recommender = read_record(folder), Recommender.load(folder / MODEL)

@@ -47,12 +47,13 @@ def demo(data: str, out: str, epochs: int | None, seed: int, threads: int | None
     A demo that was stopped goes on where it was when it is started again.
     """
     from lmrs.cli import show
-    from lmrs.hardware import use_threads
+    from lmrs.hardware import keep_memory, use_threads
     from lmrs.interrupts import Interrupted
     from lmrs.progress import Reporter
     from lmrs.recommender import Recommender
     from lmrs.run import MODEL, RUN, Data, train
 
+    keep_memory()
     use_threads(threads)
     console = show.console()
     spec, folder = Data(source=data), Path(out)

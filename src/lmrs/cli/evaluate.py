@@ -47,10 +47,11 @@ def evaluate(
     from pathlib import Path
 
     from lmrs.fit import Execution
-    from lmrs.hardware import use_threads
+    from lmrs.hardware import keep_memory, use_threads
     from lmrs.progress import Reporter
     from lmrs.run import again
 
+    keep_memory()
     use_threads(threads)
     other = options.the_data(**data) if data["data"] is not None else None
     with Reporter(quiet=quiet) as reporter:
