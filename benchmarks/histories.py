@@ -2,8 +2,10 @@
 
     python -m benchmarks.histories --data-root FOLDER ml-1m OUT.npz
 
-FOLDER holds ml-100k, ml-1m and amazon-beauty as tables that `lmrs.sources.load` reads; those of MADE are drawn. Ties in time keep
-the file order, so the histories are the same for all. The last two events of a user are left out of training by every side.
+FOLDER holds ml-100k, ml-1m and amazon-beauty as tables that `lmrs.sources.load` reads; those of MADE are drawn: "skewed" has
+20,000 users, 3,400 items and log-normal lengths with median 8; "50k-items" and "1m-items" have 2,048 users of median 20 and then
+some who have every item once, so that every side knows all of them. Ties in time keep the file order, so the histories are the
+same for all. The last two events of a user are left out of training by every side.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-LENGTH = {"ml-100k": 50, "ml-1m": 200, "amazon-beauty": 50, "skewed": 200}
-MADE = ("skewed",)  # log-normal lengths with median 8, drawn items: 20,000 users, 3,400 items
+LENGTH = {"ml-100k": 50, "ml-1m": 200, "amazon-beauty": 50, "skewed": 200, "50k-items": 50, "1m-items": 50}
+CATALOGUE = {"50k-items": 50_000, "1m-items": 1_000_000}
+MADE = ("skewed", *CATALOGUE)
 
 
 def make(root: Path | None, name: str, out: Path) -> None:
@@ -22,6 +25,14 @@ def make(root: Path | None, name: str, out: Path) -> None:
 
     from lmrs import sources
 
+    if name in CATALOGUE:
+        rng, count = np.random.default_rng(0), CATALOGUE[name]
+        sizes = np.clip(np.exp(rng.normal(np.log(20), 0.7, 2048)).astype(np.int64), 3, 200)
+        every = rng.permutation(count)
+        items = np.concatenate([rng.integers(0, count, sizes.sum()), every])
+        offsets = np.concatenate([[0], np.cumsum(np.concatenate([sizes, np.full(count // 50, 50)]))])
+        np.savez(out, items=items, offsets=offsets, n_items=count)
+        return
     if name in MADE:
         from benchmarks.training import made
 

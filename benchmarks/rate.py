@@ -144,7 +144,9 @@ def command(side: str, name: str, data: Path) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path)
-    parser.add_argument("--sets", nargs="+", default=list(histories.LENGTH), choices=list(histories.LENGTH))
+    parser.add_argument(
+        "--sets", nargs="+", default=[n for n in histories.LENGTH if n not in histories.CATALOGUE], choices=list(histories.LENGTH)
+    )
     parser.add_argument("--sides", nargs="+", default=list(STEPS), choices=list(STEPS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--side", nargs=2, metavar=("NAME", "TASK"), help=argparse.SUPPRESS)
