@@ -47,7 +47,7 @@ def lmrs(asked: dict) -> dict:
     queries = split.valid.take(np.arange(min(asked["users"], len(split.valid))))
     objective = system.stages[0].objective
 
-    some = queries.take(np.arange(min(256, len(queries))))
+    some = queries.take(np.arange(min(256, len(queries), max(1, 32_000_000 // vocab.n_items))))
     rows = Rows(some.dataset, some.user, some.start, some.stop)
     cells, _ = scores(network, objective, system.task.view, rows, vocab)
     offsets, seen = jagged(some.dataset.item, some.start, some.stop)

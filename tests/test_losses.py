@@ -204,6 +204,20 @@ def test_full_softmax_holds_only_a_block_of_logits():
     assert dense.numel >= rows * items
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [0, 1, 2, 7])
+def test_scores_in_pieces_are_those_of_one_product(bias, rows, monkeypatch):
+    states, table, own, _ = problem(bias=bias)
+    monkeypatch.setattr(losses, "_FEW", 2)
+    monkeypatch.setattr(losses, "_SOME", 2)  # from two rows on: more than four pieces
+    wanted = states[:rows] @ table.T + (0 if own is None else own)
+    assert wanted.requires_grad
+    torch.testing.assert_close(Output(table, own).scores(states[:rows]), wanted)
+    with torch.no_grad():
+        torch.testing.assert_close(Output(table, own).scores(states[:rows]), wanted.detach())
+        torch.testing.assert_close(Output(table, own).scores(states[None, :rows]), wanted.detach()[None])
+
+
 # -- losses with negatives ---------------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from lmrs.split import Queries
 from lmrs.views import Rows, View
 from lmrs.vocab import Vocab
 
-SCORE_CELLS = 16_000_000  # scores held at once: 64 MB in fp32, whatever the catalogue
+SCORE_CELLS = 32_000_000  # scores held at once: at most 128 MB in fp32, whatever the catalogue
 
 
 @dataclass(frozen=True)
