@@ -67,6 +67,8 @@ class Batch:
     def row_of(self) -> Tensor:
         """int64[N]: the row of each position."""
         device = self.channels["item"].device
+        if self.n_rows == 1:
+            return torch.zeros(self.n_positions, dtype=torch.int64, device=device)
         return torch.repeat_interleave(torch.arange(self.n_rows), self.lengths).to(device)
 
     @cached_property
@@ -152,6 +154,14 @@ def from_rows(
     channels: each [N, ...], row after row. lengths: int64[B]. rows: each [B, ...]. texts: each B
     texts. `rows["example"]` is 0..B-1 in the order given unless present.
     """
+    if len(lengths) == 1:  # somebody waits for the answer, and there is nothing to sort
+        n = int(lengths[0])
+        return Batch(
+            channels={"position": torch.arange(n), **{k: v[:n] for k, v in channels.items()}},
+            offsets=torch.tensor([0, n]),
+            rows={"example": torch.zeros(1, dtype=torch.int64), **(rows or {})},
+            texts={k: tuple(v) for k, v in (texts or {}).items()},
+        )
     order = torch.argsort(lengths, descending=True, stable=True)
     size = lengths[order]
     offsets = torch.cat([size.new_zeros(1), size.cumsum(0)])

@@ -107,8 +107,10 @@ def attend_at(
     width = query.shape[1]
     row = batch.row_of[at]
     place = at - batch.offsets[:-1].to(at.device)[row]
-    begins = torch.tensor([b.flat.start for b in batch.buckets] + [batch.n_positions], device=at.device)
-    bounds = torch.searchsorted(at, begins).tolist()
+    bounds = [0, len(at)]
+    if len(batch.buckets) != 1:
+        begins = torch.tensor([b.flat.start for b in batch.buckets] + [batch.n_positions], device=at.device)
+        bounds = torch.searchsorted(at, begins).tolist()
     found = []
     for bucket, begin, end in zip(batch.buckets, bounds[:-1], bounds[1:], strict=True):
         if begin == end:
@@ -133,6 +135,8 @@ def attend_at(
 
 def _asking(row: Tensor, bucket: Bucket) -> Bucket:
     """The rectangle of the positions that look, given the row of each within the bucket (rising)."""
+    if len(row) == bucket.n_rows and bool((row[1:] != row[:-1]).all()):  # one a row, as when the next item is asked
+        return Bucket(bucket.rows, slice(0, len(row)), 1, None)
     count = torch.bincount(row, minlength=bucket.n_rows)
     longest = int(count.max())
     full = bool((count == longest).all())
