@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -76,6 +78,43 @@ def test_the_fingerprint_sees_order_and_boundaries() -> None:
         for ids in (["ab", "c"], ["a", "bc"], ["c", "ab"], ["ab", "c", ""])
     }
     assert len(prints) == 4
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+def test_the_fingerprint_is_that_of_lengths_and_bytes(kind: pa.DataType, monkeypatch) -> None:
+    monkeypatch.setattr(vocab, "BLOCK", 3)
+    items = pa.array(["left out", "a", "", "01", "ü€\N{CLAPPER BOARD}", "b" * 300, "1", "2"], kind).slice(1)
+    digest = hashlib.sha256()
+    for text in items.to_pylist():
+        digest.update(len(text.encode()).to_bytes(8, "little") + text.encode())
+    assert Vocab(items=items).fingerprint == digest.hexdigest()
+    assert Vocab(items=items.slice(0, 0)).fingerprint == hashlib.sha256().hexdigest()
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+def test_few_ids_are_found_as_many_are(kind: pa.DataType) -> None:
+    ids = [f"item {n}" for n in range(500)]
+    made = Vocab(items=pa.array(ids, kind))
+    asked = [*ids[::7], "item 500", "", *ids[::7]]
+    wanted = [ids.index(text) if text in ids else -1 for text in asked]
+    assert made.item_numbers(asked).tolist() == wanted
+    assert [int(made.item_numbers([text])[0]) for text in asked] == wanted
+    assert made.item_numbers(pa.array([None, "item 3"], pa.large_string())).tolist() == [-1, 3]
+    assert made.item_numbers([]).tolist() == []
+
+
+def test_few_titles_are_read_as_many_are() -> None:
+    titles = [None if n % 3 == 0 else "" if n % 3 == 1 else f"Title {n}" for n in range(200)]
+    made = Vocab(
+        items=pa.array([str(n) for n in range(200)], pa.large_string()),
+        catalogue=pa.table({"title": pa.chunked_array([titles[:90], titles[90:]], pa.large_string())}),
+    )
+    wanted = [title or str(n) for n, title in enumerate(titles)]
+    assert made.titles(np.arange(200)) == wanted
+    assert made.titles(np.array([100, 2, 0])) == [wanted[100], wanted[2], "0"]
+    for numbers in (np.array([-1]), np.array([200]), np.full(300, -1)):
+        with pytest.raises((pa.ArrowException, IndexError)):
+            made.item_ids(numbers)
 
 
 def test_texts_that_share_a_hash_are_told_apart(monkeypatch) -> None:

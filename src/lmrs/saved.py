@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from lmrs.errors import CheckpointError, StorageError
 from lmrs.files import fsync_folder, sha256_file, storage, write_atomic
 from lmrs.models import Control, Model
 from lmrs.models.network import ControlScorer, Scorer
+from lmrs.models.undrawn import Undrawn
 from lmrs.system import System, learned
 from lmrs.vocab import Attributes, Vocab
 
@@ -113,7 +115,7 @@ def read(folder: Path, *, device: str = "cpu") -> Saved:
         if vocab.fingerprint != about["vocab"]["fingerprint"]:
             raise bad(folder / VOCAB, "the vocabulary that the model was trained with", "another one")
         items = _read_table(folder / ITEMS)
-        if items.column("item_id").to_pylist() != vocab.items.to_pylist():
+        if not items.column("item_id").combine_chunks().cast(pa.large_string()).equals(vocab.items.cast(pa.large_string())):
             raise bad(folder / ITEMS, "the catalogue of the model's vocabulary", "another one")
         prepared = system.model.restore(folder) if isinstance(system.model, Model) else None
         vocab = replace(vocab, catalogue=items, prepared=prepared)
@@ -131,7 +133,9 @@ def read(folder: Path, *, device: str = "cpu") -> Saved:
 
 def rebuilt(system: System, vocab: Vocab, tensors: dict[str, torch.Tensor], file: Path) -> Scorer:
     """The built scorer with these tensors, which came from `file`. Raises CheckpointError unless they are all that it learns."""
-    with torch.random.fork_rng(devices=[]):
+    # All tensors of a model that starts from no others' weights were compared by name below: none is left as it is built.
+    anew = isinstance(system.model, Model) and not system.model.origin
+    with torch.random.fork_rng(devices=[]), Undrawn() if anew else nullcontext():
         torch.manual_seed(0)
         scorer = system.model.build(vocab)
     if isinstance(system.model, Control):

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from lmrs.errors import DataError, did_you_mean
 
 BLOCK = 1 << 15  # texts that a Numbering keeps in one array
+_FEW = 64  # texts that are read one by one
 _FACTOR = 0x9E3779B97F4A7C15  # of the hash of texts; odd
 
 
@@ -153,11 +154,9 @@ def _hashes(texts: pa.Array, factor: int) -> np.ndarray:
     out = np.zeros(len(texts), np.uint64)
     if not len(texts):
         return out.view(np.int64)
-    offsets = np.frombuffer(texts.buffers()[1], np.int64, len(texts) + 1, texts.offset * 8)
+    offsets, raw = _bytes(texts)
     longest = int(np.diff(offsets).max(initial=0))
     powers = np.cumprod(np.full(longest, factor, np.uint64))
-    data = texts.buffers()[2]
-    raw = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(0, np.uint8)
     rows = max(1, (1 << 15) // max(1, longest))  # at most 256 KiB of products at once: they stay in the cache
     for lo in range(0, len(texts), rows):
         ends = offsets[lo : min(lo + rows, len(texts)) + 1]
@@ -168,6 +167,32 @@ def _hashes(texts: pa.Array, factor: int) -> np.ndarray:
         out[lo : lo + len(size)] = total[ends[1:] - ends[0]] - total[ends[:-1] - ends[0]]
     out ^= out >> np.uint64(32)
     return out.view(np.int64)
+
+
+def _bytes(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """(int64[n + 1], uint8[...]) of large_string: text i is the bytes from the i-th place to the next."""
+    ends = np.frombuffer(texts.buffers()[1], np.int64, len(texts) + 1, texts.offset * 8)
+    data = texts.buffers()[2]
+    return ends, np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(0, np.uint8)
+
+
+def _large(texts: pa.Array) -> pa.Array:
+    return texts if pa.types.is_large_string(texts.type) else texts.cast(pa.large_string())
+
+
+def _at(texts: pa.Array | pa.ChunkedArray, numbers: np.ndarray) -> list[Any]:
+    """The values at the given places; a few one by one, for `take` is made for many."""
+    numbers = np.asarray(numbers, np.int64)
+    if len(numbers) <= _FEW and numbers.min(initial=0) >= 0:  # texts[-1] would be the last one; `take` refuses it
+        return [texts[number].as_py() for number in numbers.tolist()]
+    return texts.take(pa.array(numbers)).to_pylist()
+
+
+def named(catalogue: pa.Table | None, numbers: np.ndarray, ids: list[str]) -> list[str]:
+    """The titles of items where the catalogue, a table in the order of their numbers, has one, else their ids."""
+    if catalogue is None or "title" not in catalogue.schema.names:
+        return ids
+    return [title if title else key for title, key in zip(_at(catalogue.column("title"), numbers), ids, strict=True)]
 
 
 class Prepared(Protocol):
@@ -220,14 +245,19 @@ class Vocab:
 
     def item_numbers(self, ids: list[str] | pa.Array) -> np.ndarray:
         """int64 numbers of the given item ids; -1 for ids that are not in the catalogue."""
+        if not len(ids) or not self.n_items:
+            return np.full(len(ids), -1, np.int64)
         asked = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
-        asked = (asked if isinstance(asked, pa.Array) else pa.array(asked, pa.large_string())).cast(pa.large_string())
-        if not len(asked) or not self.n_items:
-            return np.full(len(asked), -1, np.int64)
+        asked = _large(asked if isinstance(asked, pa.Array) else pa.array(asked, pa.large_string()))
         keys, places = self._places
         number = places[np.minimum(np.searchsorted(keys, _hashes(asked, _FACTOR)), len(keys) - 1)]
-        same = pc.fill_null(pc.equal(self.items.take(pa.array(number)).cast(pa.large_string()), asked), False)
-        found = np.where(same.to_numpy(zero_copy_only=False), number, -1)
+        if len(asked) <= _FEW:
+            pairs = zip(_at(self.items, number), asked.to_pylist(), strict=True)
+            same = np.fromiter((there == text for there, text in pairs), bool, len(asked))
+        else:
+            alike = pc.equal(_large(self.items.take(pa.array(number))), asked)
+            same = pc.fill_null(alike, False).to_numpy(zero_copy_only=False)
+        found = np.where(same, number, -1)
         if self._clash and (found < 0).any():  # two ids share a hash: the slow way finds either
             slow = pc.index_in(asked, value_set=self.items.cast(pa.large_string()))
             return pc.fill_null(slow, -1).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -252,15 +282,11 @@ class Vocab:
 
     def item_ids(self, numbers: np.ndarray) -> list[str]:
         """The ids of the given item numbers (each 0..V-1)."""
-        return self.items.take(pa.array(np.asarray(numbers, np.int64))).to_pylist()
+        return _at(self.items, numbers)
 
     def titles(self, numbers: np.ndarray) -> list[str]:
         """Display names of items: the title where the catalogue has one, else the id."""
-        ids = self.item_ids(numbers)
-        if self.catalogue is None or "title" not in self.catalogue.column_names:
-            return ids
-        found = self.catalogue.column("title").take(pa.array(np.asarray(numbers, np.int64))).to_pylist()
-        return [title if title else key for title, key in zip(found, ids, strict=True)]
+        return named(self.catalogue, numbers, self.item_ids(numbers))
 
     @cached_property
     def untitled(self) -> int:
@@ -288,9 +314,16 @@ class Vocab:
     def fingerprint(self) -> str:
         """SHA-256 of the item ids in order: two models agree on item numbers iff these agree."""
         digest = hashlib.sha256()
-        for text in self.items.to_pylist():
-            raw = text.encode("utf-8", "surrogatepass")
-            digest.update(len(raw).to_bytes(8, "little") + raw)
+        for begin in range(0, self.n_items, BLOCK):  # of each text its length in bytes, eight of them, and the bytes
+            ends, raw = _bytes(_large(self.items.slice(begin, BLOCK)))
+            size = ends[1:] - ends[:-1]
+            told = np.zeros(8 * len(size) + int(ends[-1] - ends[0]), np.uint8)
+            lengths = ((8 * np.arange(len(size)) + ends[:-1] - ends[0])[:, None] + np.arange(8)).ravel()
+            told[lengths] = size.astype("<i8").view(np.uint8)
+            text = np.ones(len(told), bool)
+            text[lengths] = False
+            told[text] = raw[ends[0] : ends[-1]]
+            digest.update(told.data)
         return digest.hexdigest()
 
     def __repr__(self) -> str:
