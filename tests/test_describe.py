@@ -188,6 +188,14 @@ class Clash:
     kind: str = "x"
 
 
+def test_a_part_is_found_without_the_others() -> None:
+    for kind, part in describe.register().items():
+        assert describe.part_of(kind) is part
+        assert describe._kind(part) == {"kind": kind}
+    for kind in ("models.Transformr", "models.Network", "texts.Policy", "models", "testing.tiny", "float", ".", ""):
+        assert describe.part_of(kind) is None
+
+
 def test_a_field_named_kind_would_be_lost() -> None:
     with pytest.raises(ContractError, match="without fields named kind or file"):
         describe.to_json(Clash())

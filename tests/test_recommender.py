@@ -9,6 +9,7 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,7 @@ from lmrs.errors import CheckpointError, StorageError, UserError
 from lmrs.files import sha256_file
 from lmrs.fit import Fitted, fit
 from lmrs.models import Control, ControlScorer
+from lmrs.models.undrawn import Undrawn
 from lmrs.recommender import FALLBACK, Recommender
 from lmrs.saved import FILES, MANIFEST, MODEL, TENSORS, VOCAB
 from lmrs.system import Estimate, Paper, System
@@ -281,6 +283,29 @@ def resealed(folder: Path) -> Path:
     files = {name: {"size": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)} for name in FILES}
     (folder / MANIFEST).write_text(json.dumps({"format": 1, "files": files}))
     return folder
+
+
+@pytest.mark.parametrize("name", ["sasrec", "caser", "s3rec"])
+def test_weights_that_will_be_read_are_not_drawn(name: str, tmp_path: Path) -> None:
+    given = recommender(name)
+    folder, state = given.save(tmp_path / "model"), torch.get_rng_state()
+    with mock.patch.object(torch.Tensor, "uniform_", side_effect=AssertionError("drawn")):
+        found = Recommender.load(folder).scorer.state_dict()
+    assert torch.equal(torch.get_rng_state(), state)
+    for key, value in given.scorer.state_dict().items():
+        assert torch.equal(found[key], value)
+
+
+def test_what_a_generator_draws_is_drawn_all_the_same() -> None:
+    def drawn() -> torch.Tensor:
+        rng = torch.Generator().manual_seed(1)
+        return torch.cat([torch.nn.init.normal_(torch.empty(3), generator=rng), torch.empty(3).normal_(2, 1, generator=rng)])
+
+    with Undrawn():
+        inside, cut, mean = drawn(), torch.nn.init.trunc_normal_(torch.empty(99), std=3.0), torch.empty(2).normal_(5, 1)
+    assert torch.equal(inside, drawn())
+    assert (cut == 0).all()
+    assert mean.tolist() == [5, 5]
 
 
 def test_another_vocabulary_is_refused(saved: Path, tmp_path: Path) -> None:

@@ -12,46 +12,84 @@ import importlib.util
 import inspect
 import math
 import sys
+from collections.abc import Iterable
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any, TypeGuard, get_args
 
-from lmrs import graph, indexing, losses, models, negatives, objectives, schedule, system, tasks, texts, tuning, views, visibility
+from lmrs import losses, models, negatives, objectives, schedule, system, tasks, tuning, views, visibility
 from lmrs.errors import CheckpointError, ContractError, UserError, did_you_mean
-from lmrs.language import Backbone, adapters
-from lmrs.prompts import verbalisers
 from lmrs.system import System
 
-PARTS = {
-    "models": [getattr(models, name) for name in models.__all__],
-    "objectives": [getattr(objectives, name) for name in objectives.__all__],
-    "views": [getattr(views, name) for name in views.__all__],
-    "tasks": [getattr(tasks, name) for name in tasks.__all__],
-    "losses": get_args(losses.Charge),
-    "negatives": get_args(negatives.Negatives),
-    "schedule": [schedule.Constant, schedule.Linear, schedule.Cosine],
-    "tuning": get_args(tuning.Tuning),
-    "visibility": get_args(visibility.Visibility),
-    "indexing": list(indexing.INDEXERS),
-    "graph": [graph.Knowledge],
-    "language": [Backbone, *get_args(adapters.Adapter)],
-    "prompts": [verbalisers.MultiMask, verbalisers.YesNo],
-    "texts": [getattr(texts, name) for name in texts.__all__],
-    "system": [system.Paper, system.Budget, system.Stage, system.Estimate, system.System],
-}
+PACKAGES: dict[str, Any] = {"models": models, "objectives": objectives, "views": views, "tasks": tasks}
+AREAS = (
+    *PACKAGES, "losses", "negatives", "schedule", "tuning", "visibility", "indexing", "graph", "language", "prompts", "texts",
+    "system",
+)  # fmt: skip
 
 _OWN = "lmrs_own_"  # how the modules of users' files are called
+
+
+def parts(area: str) -> Iterable[object]:
+    """What an area offers; its modules are imported now and not before: a saved system needs few of them."""
+    match area:
+        case "losses":
+            return get_args(losses.Charge)
+        case "negatives":
+            return get_args(negatives.Negatives)
+        case "schedule":
+            return schedule.Constant, schedule.Linear, schedule.Cosine
+        case "tuning":
+            return get_args(tuning.Tuning)
+        case "visibility":
+            return get_args(visibility.Visibility)
+        case "system":
+            return system.Paper, system.Budget, system.Stage, system.Estimate, system.System
+        case "indexing":
+            from lmrs import indexing
+
+            return indexing.INDEXERS
+        case "graph":
+            from lmrs import graph
+
+            return (graph.Knowledge,)
+        case "language":
+            from lmrs import language
+            from lmrs.language import adapters
+
+            return language.Backbone, *get_args(adapters.Adapter)
+        case "prompts":
+            from lmrs.prompts import verbalisers
+
+            return verbalisers.MultiMask, verbalisers.YesNo
+        case "texts":
+            from lmrs import texts
+
+            return [getattr(texts, name) for name in texts.__all__]
+    return [getattr(PACKAGES[area], name) for name in PACKAGES[area].__all__]
 
 
 @cache
 def register() -> dict[str, type]:
     """Every class that a description may name, by kind: "models.Transformer", "losses.BCE", ..."""
-    return {f"{area}.{part.__name__}": part for area, parts in PARTS.items() for part in parts if _is_description(part)}
+    return {f"{area}.{part.__name__}": part for area in AREAS for part in parts(area) if _is_description(part)}
 
 
-def _is_description(part: object) -> bool:
+@cache
+def part_of(kind: str) -> type | None:
+    """`register().get(kind)`, without importing what it does not need."""
+    area, _, name = kind.partition(".")
+    if area not in AREAS:
+        return None
+    if area in PACKAGES:
+        found = getattr(PACKAGES[area], name) if name in PACKAGES[area].__all__ else None
+        return found if _is_description(found) else None
+    return next((part for part in parts(area) if _is_description(part) and part.__name__ == name), None)
+
+
+def _is_description(part: object) -> TypeGuard[type]:
     """A frozen dataclass with equality: records of data (Rows) are frozen, too, but compare by identity."""
     if not inspect.isclass(part) or not is_dataclass(part):
         return False
@@ -176,9 +214,9 @@ def where(error: Exception, path: Path | str) -> str:
 
 
 def _kind(part: type) -> dict[str, str]:
-    for name, known in register().items():
-        if known is part:
-            return {"kind": name}
+    kind = ".".join([*part.__module__.split(".")[1:2], part.__name__])  # parts are called by the top-level module they are in
+    if part_of(kind) is part:
+        return {"kind": kind}
     try:
         file = inspect.getfile(part)
     except (TypeError, OSError):
@@ -193,11 +231,12 @@ def _kind(part: type) -> dict[str, str]:
 
 
 def _known(kind: Any) -> type:
-    if not isinstance(kind, str) or kind not in register():
+    found = part_of(kind) if isinstance(kind, str) else None
+    if found is None:
         raise CheckpointError(
             needed="a kind of part that this version of lmrs knows", came=repr(kind), remedy=did_you_mean(str(kind), register())
         )
-    return register()[kind]
+    return found
 
 
 def _own_class(kind: str, file: str, forbidden: Path | None) -> type:

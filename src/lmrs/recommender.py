@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,22 +16,18 @@ import torch
 from lmrs import describe, saved
 from lmrs.answers import rank
 from lmrs.batch import from_rows
-from lmrs.conversation import conversational, heard, question, response
 from lmrs.dataset import Dataset
-from lmrs.decoding import Titles
 from lmrs.errors import UserError, nearest
-from lmrs.fit import Fitted
-from lmrs.judge import jagged
-from lmrs.models import Model
-from lmrs.models.network import Explained, Network, Scorer
-from lmrs.models.profiles import Profiles
-from lmrs.models.speaker import filled
+from lmrs.models.network import Explained, Model, Network, Scorer
 from lmrs.objectives import Objective
 from lmrs.records import SLOT
 from lmrs.system import Stage, System
 from lmrs.tasks.ranking import scores
-from lmrs.views import Documents, Rows
-from lmrs.vocab import Vocab
+from lmrs.views.sequence import Rows
+from lmrs.vocab import Vocab, named
+
+if TYPE_CHECKING:  # a process that answers one question need not know how models are trained
+    from lmrs.fit import Fitted
 
 FALLBACK = "training popularity"
 _NEAR = 1e-5  # scores closer than this share of their size may change places when they are computed in another batch
@@ -204,10 +200,11 @@ class Recommender:
             rows = self._rows([each[each >= 0] for each in numbers], when, some)
             known, ranked = self.system.task.serving.known(rows), self._ranked(rows, banned, k, exclude_seen)
             for text, number, says, (items, found) in zip(texts, numbers, known, ranked, strict=True):
+                ids = self.vocab.item_ids(items)
                 out.append(
                     Recommendations(
-                        ids=tuple(self.vocab.item_ids(items)),
-                        titles=tuple(self.titles(items)),
+                        ids=tuple(ids),
+                        titles=tuple(named(self.items, items, ids)),
                         scores=tuple(found.tolist()),
                         unknown=tuple(dict.fromkeys(t for t, n in zip(text, number, strict=True) if n < 0)),
                         unknown_excluded=strangers,
@@ -225,6 +222,10 @@ class Recommender:
         """
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
             raise UserError(needed="k of at least 1", came=f"k={k!r}")
+        from lmrs.conversation import conversational, heard, question, response
+        from lmrs.decoding import Titles
+        from lmrs.models.speaker import filled
+
         task = conversational(self.system.task, self.name)
         found = heard(said, Titles(self.titles(np.arange(self.vocab.n_items)), threshold=None))
         rows = question(found, task, self.vocab, self.items)
@@ -324,7 +325,7 @@ class Recommender:
 
     def titles(self, numbers: np.ndarray) -> list[str]:
         """Display names of items, by number: the title where the catalogue has one, else the id."""
-        return replace(self.vocab, catalogue=self.items).titles(numbers)
+        return named(self.items, numbers, self.vocab.item_ids(numbers))
 
     def _ranked(self, rows: Rows, banned: np.ndarray, k: int, exclude_seen: bool) -> list[tuple[np.ndarray, np.ndarray]]:
         """(item numbers, scores) for each history.
@@ -347,6 +348,9 @@ class Recommender:
 
     def _users(self, profiles: Sequence[Mapping[str, str | int]], n: int) -> pa.Table:
         """Profiles, or documents, as a user table, checked."""
+        from lmrs.models.profiles import Profiles
+        from lmrs.views import Documents
+
         if isinstance(view := self.system.task.serving, Documents):
             return view.table(profiles)
         known = self.vocab.prepared
@@ -372,7 +376,8 @@ class Recommender:
         assert serving is not None
         cells, _ = scores(self.scorer, self.objective, serving, rows, self.vocab, self.device)
         cells[:, torch.from_numpy(banned)] = -torch.inf
-        seen = jagged(rows.dataset.item, rows.start, rows.stop) if exclude_seen else None
+        spans = [rows.dataset.item[begin:end] for begin, end in zip(rows.start.tolist(), rows.stop.tolist(), strict=True)]
+        seen = (np.cumsum([0, *map(len, spans)]), np.concatenate(spans)) if exclude_seen else None
         ranked = rank(cells, query=np.zeros(len(rows), np.int64), seen=seen, k=k + 1, seed=0)
         return ranked.items, ranked.scores
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
+from typing import TYPE_CHECKING
 
 from lmrs.errors import ContractError
 from lmrs.models import Control, Model
 from lmrs.objectives import Objective
 from lmrs.schedule import Constant, Schedule
-from lmrs.tasks import Task
 from lmrs.tuning import Everything, Tuning
 from lmrs.views import View
+
+if TYPE_CHECKING:
+    from lmrs.tasks import Task
 
 
 @dataclass(frozen=True)

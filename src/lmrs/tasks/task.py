@@ -16,6 +16,7 @@ from lmrs.measures.likelihood import PPL
 from lmrs.models.network import Scorer
 from lmrs.objectives import Objective
 from lmrs.split import Queries
+from lmrs.tasks.ranking import Ranking
 from lmrs.views import Examples, ItemSequence, View
 from lmrs.vocab import Vocab
 
@@ -83,3 +84,6 @@ class RecordTask(ABC):
         reporter: Reporter | None = None,
     ) -> Answered:
         """Asks all rows, in bounded memory. seed: of ties and of what is drawn."""
+
+
+Task = Ranking | RecordTask
