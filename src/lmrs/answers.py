@@ -25,7 +25,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _WIDTH = 64  # columns a block of the two-step top-k
 _CELLS = 2**14  # cells of one temporary comparison, which stays in the first cache with its result
 _FEW = 8  # up to so many true items a query are counted one by one; more are worth a sort
-_SMALL = 2**14  # so many cells are searched in one step before two take less time
+_SMALL = 2**16  # so many cells are searched in one step before two take less time
 
 
 @dataclass(frozen=True, eq=False)

@@ -61,7 +61,7 @@ class Batch:
     @cached_property
     def lengths(self) -> Tensor:
         """int64[B] on the CPU."""
-        return self.offsets.diff()
+        return self.offsets[1:] - self.offsets[:-1]  # Tensor.diff takes twice as long
 
     @cached_property
     def row_of(self) -> Tensor:

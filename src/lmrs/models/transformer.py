@@ -125,6 +125,8 @@ class TransformerNetwork(Network):
         position = batch.channels["position"]
         if self.model.align == "left":
             return position
+        if batch.n_rows == 1 and len(position):
+            return position + (self.model.max_len - 1 - position.amax())
         span = torch.zeros(batch.n_rows, dtype=position.dtype, device=position.device)
         span.scatter_reduce_(0, batch.row_of, position, "amax", include_self=False)
         return position + (self.model.max_len - 1 - span)[batch.row_of]
