@@ -285,6 +285,20 @@ def resealed(folder: Path) -> Path:
     return folder
 
 
+def test_large_catalogues_are_answered_in_smaller_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted, sizes = recommender().recommend_batch(histories(), k=4), []
+    plain = Recommender._top
+
+    def top(self: Recommender, rows: views.Rows, *rest: Any) -> Any:
+        sizes.append(len(rows))
+        return plain(self, rows, *rest)
+
+    monkeypatch.setattr(Recommender, "_top", top)
+    monkeypatch.setattr("lmrs.recommender._CELLS", 2 * tiny.dataset().n_items + 1)
+    assert [each.ids for each in recommender().recommend_batch(histories(), k=4)] == [each.ids for each in wanted]
+    assert max(sizes) == 2
+
+
 @pytest.mark.parametrize("name", ["sasrec", "caser", "s3rec"])
 def test_weights_that_will_be_read_are_not_drawn(name: str, tmp_path: Path) -> None:
     given = recommender(name)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # a process that answers one question need not know how model
 
 FALLBACK = "training popularity"
 _NEAR = 1e-5  # scores closer than this share of their size may change places when they are computed in another batch
-_BLOCK = 256
+_BLOCK, _CELLS = 256, 64_000_000  # histories, and scores (256 MB), at once
 _LISTED = 200_000  # names that are searched for the nearest: longer lists would take seconds
 
 Time = str | int | float | datetime | np.datetime64
@@ -188,15 +188,16 @@ class Recommender:
         strangers = tuple(text for text, number in zip(banned_ids, banned, strict=True) if number < 0)
         banned = banned[banned >= 0]
         out: list[Recommendations] = []
-        for begin in range(0, len(histories), _BLOCK):
-            texts = [_texts(history) for history in histories[begin : begin + _BLOCK]]
+        block = max(1, min(_BLOCK, _CELLS // max(1, self.vocab.n_items)))
+        for begin in range(0, len(histories), block):
+            texts = [_texts(history) for history in histories[begin : begin + block]]
             ends = np.cumsum([len(each) for each in texts])
             numbers = np.split(self.vocab.item_numbers([text for each in texts for text in each]), ends[:-1])
             when = None
             if times is not None:
-                moments = [_moments(each, text) for each, text in zip(times[begin : begin + _BLOCK], texts, strict=True)]
+                moments = [_moments(each, text) for each, text in zip(times[begin : begin + block], texts, strict=True)]
                 when = [each[number >= 0] for each, number in zip(moments, numbers, strict=True)]
-            some = None if users is None else users.slice(begin, _BLOCK)
+            some = None if users is None else users.slice(begin, block)
             rows = self._rows([each[each >= 0] for each in numbers], when, some)
             known, ranked = self.system.task.serving.known(rows), self._ranked(rows, banned, k, exclude_seen)
             for text, number, says, (items, found) in zip(texts, numbers, known, ranked, strict=True):
