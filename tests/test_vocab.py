@@ -10,17 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmrs import vocab
-from lmrs.vocab import Attributes, Numbering, Vocab
+from lmrs import numbering, vocab
+from lmrs.numbering import Numbering
+from lmrs.vocab import Attributes, Vocab
 
 
 def numbered(values: list, sizes: list[int], kind: pa.DataType) -> tuple[list[int], list[str]]:
-    numbering, found, at = Numbering(), [], 0
+    given, found, at = Numbering(), [], 0
     for size in [*sizes, len(values)]:
-        found += numbering.add(pa.array(values[at : at + size], kind)).tolist()
+        found += given.add(pa.array(values[at : at + size], kind)).tolist()
         at += size
-    assert len(numbering) == len(set(values))
-    return found, numbering.text().to_pylist()
+    assert len(given) == len(set(values))
+    return found, given.text().to_pylist()
 
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-3, 3)), st.lists(st.integers(0, 5)))
@@ -118,8 +119,8 @@ def test_few_titles_are_read_as_many_are() -> None:
 
 
 def test_texts_that_share_a_hash_are_told_apart(monkeypatch) -> None:
-    plain, first = vocab._hashes, Numbering()._factor
-    monkeypatch.setattr(vocab, "_hashes", lambda texts, factor: plain(texts, factor) % (7 if factor == first else 2**63 - 1))
+    plain, first = numbering.hashes, numbering.FACTOR
+    monkeypatch.setattr(numbering, "hashes", lambda texts, factor: plain(texts, factor) % (7 if factor == first else 2**63 - 1))
     values = [f"item {n % 40}" for n in range(100)]
     found, text = numbered(values, [3, 50], pa.large_string())
     assert found == [n % 40 for n in range(100)]
@@ -134,8 +135,46 @@ def test_items_are_found_by_their_ids(items: list[str], asked: list[str | None])
     assert known.item_numbers(pa.array(asked, pa.string())).tolist() == wanted
 
 
+def by_hand(text: bytes, factor: int) -> int:
+    """The hash of a text, in whole numbers of Python."""
+    found = len(text) * factor % 2**64
+    for at in range(0, len(text), 8):
+        found = (found ^ int.from_bytes(text[at : at + 8], "little")) * factor % 2**64
+        found ^= found >> 32
+    return found - 2**64 * (found >= 2**63)
+
+
+@given(st.lists(st.text(max_size=30) | st.sampled_from(["a" * 8, "b" * 256])), st.integers(0, 3), st.booleans())
+def test_the_hash_of_a_text(texts: list[str], skip: int, even: bool) -> None:
+    texts = [f"{text.encode().hex()[:13]:0>13}" for text in texts] if even else texts  # even: all of one length
+    array = pa.array(texts, pa.large_string()).slice(skip)
+    assert numbering.hashes(array, 2**63 + 5).tolist() == [by_hand(text.encode(), 2**63 + 5) for text in texts[skip:]]
+
+
+def test_long_texts_that_differ_in_their_last_byte_are_told_apart() -> None:
+    assert numbered(["x" * 300 + end for end in "abab"] + ["x" * 300], [], pa.large_string())[0] == [0, 1, 0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.large_string()], ids=str)
+def test_the_table_grows_and_probes(kind: pa.DataType) -> None:
+    rng = np.random.default_rng(0)
+    values = (rng.integers(0, 60_000, 150_000) << 32).tolist()  # keys that meet in the lower bits
+    values = values if kind == pa.int64() else [str(value) for value in values]
+    places = {value: at for at, value in enumerate(dict.fromkeys(values))}
+    found, text = numbered(values, [1, 700, 50_000], kind)
+    assert found == [places[value] for value in values]
+    assert text == [str(value) for value in places]
+
+
+def test_texts_can_be_read_between_two_chunks() -> None:
+    given = Numbering()
+    given.add(pa.array(["b", "a"], pa.large_string()))
+    before = given.text()
+    assert given.add(pa.array(["c", "a"], pa.large_string())).tolist() == [2, 1]
+    assert (before.to_pylist(), given.text().to_pylist()) == (["b", "a"], ["b", "a", "c"])
+
+
 def test_items_whose_ids_share_a_hash_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = vocab._hashes
-    monkeypatch.setattr(vocab, "_hashes", lambda texts, factor: plain(texts, factor) % 3)
+    monkeypatch.setattr(vocab, "hashes", lambda texts: numbering.hashes(texts) % 3)
     known = Vocab(pa.array([f"i{n}" for n in range(20)], pa.large_string()))
     assert known.item_numbers(["i7", "i0", "no", "i19"]).tolist() == [7, 0, -1, 19]

@@ -1,4 +1,4 @@
-"""The only place where a raw id becomes a number."""
+"""Item and user ids and the numbers that stand for them, and what the catalogue says of items."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lmrs.errors import DataError, did_you_mean
+from lmrs.numbering import hashes
 
-BLOCK = 1 << 15  # texts that a Numbering keeps in one array
+BLOCK = 1 << 15  # texts that are read at once
 _FEW = 64  # texts that are read one by one
-_FACTOR = 0x9E3779B97F4A7C15  # of the hash of texts; odd
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,105 +68,6 @@ class Attributes:
 
     def __repr__(self) -> str:
         return f"<Attributes: {self.count:,} values, {len(self.values):,} on {len(self.offsets) - 1:,} items>"
-
-
-class Numbering:
-    """Numbers distinct values in order of first appearance, a chunk at a time, without Python per value."""
-
-    def __init__(self) -> None:
-        self._texts: list[pa.Array] = []  # texts in the order of their numbers, BLOCK in each array but the last
-        self._keys, self._places = np.zeros(0, np.int64), np.zeros(0, np.int32)  # integers, rising, and their numbers
-        self._factor = _FACTOR
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def add(self, values: pa.Array) -> np.ndarray:
-        """int32 numbers of the values (text or integers, the same in all calls; no nulls); new ones get the next numbers."""
-        if pa.types.is_integer(values.type):
-            return self._numbered(values.to_numpy(zero_copy_only=False))[0]
-        if isinstance(values, pa.ChunkedArray):
-            values = values.combine_chunks()
-        values = values.cast(pa.large_string())
-        while True:
-            kept = self._keys, self._places
-            numbers, fresh = self._numbered(_hashes(values, self._factor))
-            # Two texts may share a hash: then some text is not the one that has its number, and another hash is tried.
-            if self._agree(numbers, fresh, values, known=len(kept[0])):
-                self._keep(values.take(pa.array(fresh)))
-                return numbers
-            self._keys, self._places = kept
-            while True:
-                self._factor = (self._factor * 6364136223846793005 + 1442695040888963407) % 2**64 | 1
-                keys = np.concatenate([np.zeros(0, np.int64), *(_hashes(text, self._factor) for text in self._texts)])
-                order = np.argsort(keys, kind="stable")
-                self._keys, self._places = keys[order], order.astype(np.int32)
-                if len(keys) < 2 or (self._keys[1:] != self._keys[:-1]).all():
-                    break
-
-    def _agree(self, numbers: np.ndarray, fresh: np.ndarray, values: pa.Array, *, known: int) -> bool:
-        """Whether every value is the text of its number: one of the `known` kept ones, or the one at `fresh` in the values."""
-        new = np.flatnonzero(numbers >= known)
-        pairs = [(values.take(pa.array(fresh[numbers[new] - known])), new)] if len(new) else []
-        for block, text in enumerate(self._texts):
-            here = np.flatnonzero((numbers >= block * BLOCK) & (numbers < min(known, (block + 1) * BLOCK)))
-            if len(here):
-                pairs.append((text.take(pa.array(numbers[here] - block * BLOCK)), here))
-        return all(text.equals(values.take(pa.array(here))) for text, here in pairs)
-
-    def _keep(self, text: pa.Array) -> None:
-        """Appends texts in blocks, so that growing moves one block and not all of them."""
-        while len(text):
-            if not self._texts or len(self._texts[-1]) == BLOCK:
-                self._texts.append(pa.array([], pa.large_string()))
-            room = BLOCK - len(self._texts[-1])
-            self._texts[-1] = pa.concat_arrays([self._texts[-1], text.slice(0, room)])
-            text = text.slice(room)
-
-    def _numbered(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(int32 numbers of int64 values, where the new ones first occur in the order of their numbers), by binary search.
-
-        A sorted list takes a quarter of the memory of a hash table, and is not built anew for every chunk.
-        """
-        distinct, first, inverse = np.unique(values, return_index=True, return_inverse=True)
-        at = np.searchsorted(self._keys, distinct)
-        known = at < len(self._keys)
-        known[known] = self._keys[at[known]] == distinct[known]
-        places = np.empty(len(distinct), np.int32)
-        places[known] = self._places[at[known]]
-        fresh = np.flatnonzero(~known)
-        order = fresh[np.argsort(first[fresh])]
-        places[order] = len(self._keys) + np.arange(len(fresh))
-        if len(fresh):
-            self._places = np.insert(self._places, at[fresh], places[fresh])
-            self._keys = np.insert(self._keys, at[fresh], distinct[fresh])
-        return places[inverse], first[order]
-
-    def text(self) -> pa.Array:
-        """The values as large_string in the order of their numbers; integers as their decimal text."""
-        if self._texts:
-            return pa.concat_arrays(self._texts)
-        return pa.array(self._keys[np.argsort(self._places)]).cast(pa.large_string())
-
-
-def _hashes(texts: pa.Array, factor: int) -> np.ndarray:
-    """int64 of each text: sum_i (byte_i + 1) factor^(i + 1) mod 2^64, with its bits spread once more."""
-    out = np.zeros(len(texts), np.uint64)
-    if not len(texts):
-        return out.view(np.int64)
-    offsets, raw = _bytes(texts)
-    longest = int(np.diff(offsets).max(initial=0))
-    powers = np.cumprod(np.full(longest, factor, np.uint64))
-    rows = max(1, (1 << 15) // max(1, longest))  # at most 256 KiB of products at once: they stay in the cache
-    for lo in range(0, len(texts), rows):
-        ends = offsets[lo : min(lo + rows, len(texts)) + 1]
-        size = np.diff(ends)
-        place = np.arange(int(ends[-1] - ends[0])) - np.repeat(ends[:-1] - ends[0], size)
-        products = (raw[ends[0] : ends[-1]].astype(np.uint64) + np.uint64(1)) * powers[place]
-        total = np.concatenate([np.zeros(1, np.uint64), np.cumsum(products, dtype=np.uint64)])
-        out[lo : lo + len(size)] = total[ends[1:] - ends[0]] - total[ends[:-1] - ends[0]]
-    out ^= out >> np.uint64(32)
-    return out.view(np.int64)
 
 
 def _bytes(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -250,7 +151,7 @@ class Vocab:
         asked = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
         asked = _large(asked if isinstance(asked, pa.Array) else pa.array(asked, pa.large_string()))
         keys, places = self._places
-        number = places[np.minimum(np.searchsorted(keys, _hashes(asked, _FACTOR)), len(keys) - 1)]
+        number = places[np.minimum(np.searchsorted(keys, hashes(asked)), len(keys) - 1)]
         if len(asked) <= _FEW:
             pairs = zip(_at(self.items, number), asked.to_pylist(), strict=True)
             same = np.fromiter((there == text for there, text in pairs), bool, len(asked))
@@ -266,7 +167,7 @@ class Vocab:
     @cached_property
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
         """(hashes of the item ids, rising; int64 numbers of those items): a few ids are found without a table of all."""
-        keys = _hashes(self.items.cast(pa.large_string()), _FACTOR)
+        keys = hashes(self.items.cast(pa.large_string()))
         order = np.argsort(keys, kind="stable")
         return keys[order], order
 

@@ -23,13 +23,13 @@ import pyarrow.compute as pc
 
 from lmrs.dataset import Dataset
 from lmrs.errors import DataError
+from lmrs.numbering import Numbering
 from lmrs.sources import catalogue, check, delimited
 from lmrs.sources.assemble import assemble, kept
 from lmrs.sources.catalogue import TableFile, Where
 from lmrs.sources.columns import find
 from lmrs.sources.folder import EVENTS, TABLES
 from lmrs.sources.rejects import Reject, Rejects
-from lmrs.vocab import Numbering
 
 TEXT = pa.large_string()
 NAMES = {

@@ -23,13 +23,14 @@ import pyarrow.compute as pc
 from lmrs.dataset import Dataset
 from lmrs.errors import DataError
 from lmrs.files import storage, write_atomic
+from lmrs.numbering import Numbering
 from lmrs.records import COLUMNS, Impressions
 from lmrs.sources.assemble import assemble, kept, known, with_records
 from lmrs.sources.behaviors import CLOCK, NEWS, read_log
 from lmrs.sources.catalogue import TableFile
 from lmrs.sources.delimited import Dialect
 from lmrs.sources.rejects import Rejects
-from lmrs.vocab import Attributes, Numbering
+from lmrs.vocab import Attributes
 
 
 def behaviors(folder: Path) -> Path | None:

@@ -21,10 +21,10 @@ import pyarrow as pa
 
 from lmrs.dataset import Dataset
 from lmrs.errors import DataError
+from lmrs.numbering import Numbering
 from lmrs.records import COLUMNS, Impressions
 from lmrs.sources.assemble import assemble, with_records
 from lmrs.sources.catalogue import attributes
-from lmrs.vocab import Numbering
 
 TOPICS = {
     "sport": "goal coach match league striker stadium referee tournament champion penalty defender playoff medal sprint trophy",

@@ -18,11 +18,11 @@ from lmrs import sorting, store
 from lmrs.dataset import Dataset
 from lmrs.errors import DataError
 from lmrs.files import sha256_file, storage
+from lmrs.numbering import Numbering
 from lmrs.sources import catalogue, check, delimited, parquet
 from lmrs.sources.catalogue import TableFile
 from lmrs.sources.chunk import Chunk
 from lmrs.sources.rejects import Reject, Rejects
-from lmrs.vocab import Numbering
 
 
 @dataclass(frozen=True)

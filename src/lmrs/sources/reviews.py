@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 
 from lmrs.dataset import Dataset
 from lmrs.errors import DataError
+from lmrs.numbering import Numbering
 from lmrs.records import COLUMNS
 from lmrs.sources import catalogue, check
 from lmrs.sources.assemble import assemble, kept, known, with_records
@@ -32,7 +33,7 @@ from lmrs.sources.columns import TITLES, find, fold
 from lmrs.sources.folder import layout
 from lmrs.sources.prepare import Layout
 from lmrs.sources.rejects import Reject, Rejects
-from lmrs.vocab import Attributes, Numbering
+from lmrs.vocab import Attributes
 
 TEXT = pa.large_string()
 SAID = {
