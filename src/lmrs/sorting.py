@@ -17,7 +17,7 @@ import pyarrow as pa
 from lmrs.files import storage
 
 BUCKET = 1 << 16  # events sorted at once
-PIECE = 1 << 15  # events moved at once
+PIECE = 1 << 16  # events moved at once
 DTYPES = {"item": np.int32, "time": np.int64, "rating": np.float32, "type": np.int32}
 
 
@@ -41,33 +41,34 @@ class EventWriter:
 
     def __init__(self, folder: Path, *, columns: tuple[str, ...]) -> None:
         self.folder, self.columns = folder, columns
-        self.counts = np.zeros(0, np.int64)
-        self._dtypes = {"user": np.int32, **{name: DTYPES[name] for name in columns}}
+        self.counts = np.zeros(0, np.int64)  # by user, with room for more
+        self._event = np.dtype([("user", np.int32), *((name, DTYPES[name]) for name in columns)])  # one after another, unpadded
         with storage(folder):
-            self._spool = {name: self._path("spool", name).open("wb") for name in self._dtypes}
+            self._spool = self._path("spool").open("wb")
 
-    def _path(self, stage: str, name: str) -> Path:
-        return self.folder / f"{stage}-{name}.tmp"
+    def _path(self, stage: str) -> Path:
+        return self.folder / f"{stage}.tmp"
 
     def __enter__(self) -> EventWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for file in self._spool.values():
-            with contextlib.suppress(OSError):
-                file.close()
+        with contextlib.suppress(OSError):
+            self._spool.close()
 
     def add(self, user: np.ndarray, values: dict[str, np.ndarray]) -> None:
         """Appends events: user int32[n] numbers, and one array of length n for each column."""
         if not len(user):
             return
-        if (needed := int(user.max()) + 1) > len(self.counts):
-            self.counts = np.pad(self.counts, (0, needed - len(self.counts)))
+        if (needed := int(user.max()) + 1) > (room := len(self.counts)):
+            self.counts = np.pad(self.counts, (0, max(needed, room + room // 4) - room))
         np.add.at(self.counts, user, 1)
-        with storage(self.folder, size=len(user) * 24):
-            self._spool["user"].write(np.ascontiguousarray(user, np.int32).data)
-            for name in self.columns:
-                self._spool[name].write(np.ascontiguousarray(values[name], DTYPES[name]).data)
+        events = np.empty(len(user), self._event)
+        events["user"] = user
+        for name in self.columns:
+            events[name] = values[name]
+        with storage(self.folder, size=events.nbytes):
+            self._spool.write(events.data.cast("B"))
 
     def finish(
         self, *, n_users: int, drop_duplicates: bool = False, by_time: bool = True, find_duplicates: bool = True
@@ -78,72 +79,67 @@ class EventWriter:
         find_duplicates: False for lists whose repeats are meant.
         """
         with storage(self.folder):
-            for file in self._spool.values():
-                file.close()
-        lengths = np.pad(self.counts, (0, n_users - len(self.counts)))
+            self._spool.close()
+        lengths = np.zeros(n_users, np.int64)
+        known = min(n_users, len(self.counts))
+        lengths[:known] = self.counts[:known]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         bounds = _bounds(offsets)
         stage = self._scatter(offsets, bounds) if len(bounds) > 2 else "spool"
         found, kept = self._sort(stage, offsets, bounds, drop=drop_duplicates, find=find_duplicates)
         if found.dropped:
             offsets = np.concatenate([[0], np.cumsum(kept)]).astype(np.int64)
-        _lay_out(
-            self.folder / "events.arrow", {name: (self._path(stage, name), DTYPES[name]) for name in self.columns}, found.events
-        )
-        for name in self._dtypes:
-            self._path(stage, name).unlink()
+        self._path(stage).unlink()
+        _lay_out(self.folder / "events.arrow", {name: (self._path(name), DTYPES[name]) for name in self.columns}, found.events)
+        for name in self.columns:
+            self._path(name).unlink()
         write_table(self.folder / "offsets.arrow", pa.table({"offsets": offsets}))
         return found
 
     def _scatter(self, offsets: np.ndarray, bounds: np.ndarray) -> str:
-        """Moves the spooled events into files where every run of users is contiguous, in file order."""
+        """Moves the spooled events into a file where every run of users is contiguous, in file order."""
         cursor = offsets[bounds[:-1]].copy()
-        total = int(offsets[-1])
-        with storage(self.folder, size=total * 24), contextlib.ExitStack() as stack:
-            users = stack.enter_context(self._path("spool", "user").open("rb"))
-            spool = {name: stack.enter_context(self._path("spool", name).open("rb")) for name in self.columns}
-            runs = {name: stack.enter_context(self._path("run", name).open("wb")) for name in self._dtypes}
-            while len(user := _read(users, np.int32, PIECE)):
-                run = (np.searchsorted(bounds, user, side="right") - 1).astype(
-                    np.min_scalar_type(len(bounds))
-                )  # short: radix sort
-                order = np.argsort(run, kind="stable")
+        runs = np.arange(len(cursor), dtype=np.min_scalar_type(len(cursor)))  # short: radix sort
+        run_of = np.repeat(runs, np.diff(bounds))
+        with (
+            storage(self.folder, size=int(offsets[-1]) * self._event.itemsize),
+            self._path("spool").open("rb") as spool,
+            self._path("run").open("wb") as target,
+        ):
+            while len(events := np.fromfile(spool, self._event, PIECE)):
+                run = run_of[events["user"]]
+                events = events[np.argsort(run, kind="stable")]
                 sizes = np.bincount(run, minlength=len(cursor))
                 ends = np.cumsum(sizes)
-                pieces = {"user": user[order]} | {n: _read(spool[n], DTYPES[n], PIECE)[order] for n in self.columns}
-                for at in np.flatnonzero(sizes):
-                    lo, hi = ends[at] - sizes[at], ends[at]
-                    for name, array in pieces.items():
-                        runs[name].seek(int(cursor[at]) * array.itemsize)
-                        runs[name].write(array[lo:hi].data)
+                for at in np.flatnonzero(sizes).tolist():
+                    target.seek(int(cursor[at]) * self._event.itemsize)
+                    target.write(events[ends[at] - sizes[at] : ends[at]].data.cast("B"))
                 cursor += sizes
-        for name in self._dtypes:
-            self._path("spool", name).unlink()
+        self._path("spool").unlink()
         return "run"
 
     def _sort(self, stage: str, offsets: np.ndarray, bounds: np.ndarray, *, drop: bool, find: bool) -> tuple[Sorted, np.ndarray]:
-        """Sorts each run in place (closing the gaps of dropped events). Returns the counts and int64[U] events kept."""
+        """Sorts each run and appends it to a file for each column. Returns the counts and int64[U] events kept."""
         written = duplicates = ties = 0
         kept = np.diff(offsets)
         with storage(self.folder), contextlib.ExitStack() as stack:
-            files = {name: stack.enter_context(self._path(stage, name).open("r+b")) for name in self._dtypes}
+            source = stack.enter_context(self._path(stage).open("rb"))
+            files = {name: stack.enter_context(self._path(name).open("wb")) for name in self.columns}
             for first, last in itertools.pairwise(bounds):
-                lo, hi = int(offsets[first]), int(offsets[last])
-                run = {name: _read_at(files[name], self._dtypes[name], lo, hi) for name in self._dtypes}
-                order = np.lexsort((run["time"], run["user"])) if "time" in run else np.argsort(run["user"], kind="stable")
-                run = {name: array[order] for name, array in run.items()}
+                events = np.fromfile(source, self._event, int(offsets[last] - offsets[first]))
+                order = _order(events, int(first), int(last))
+                run = {name: events[name][order] for name in self._event.names or ()}
                 same = run["user"][1:] == run["user"][:-1]
                 if "time" in run:
                     tied = same & (run["time"][1:] == run["time"][:-1])
                     ties += int(tied.sum())
-                repeat = _repeats(run, tied if "time" in run else same) if find else np.zeros(hi - lo, bool)
+                repeat = _repeats(run, tied if "time" in run else same) if find else np.zeros(len(events), bool)
                 duplicates += int(repeat.sum())
                 if drop and repeat.any():
                     np.subtract.at(kept, run["user"][repeat], 1)
                     run = {name: array[~repeat] for name, array in run.items()}
-                for name, array in run.items():
-                    files[name].seek(written * array.itemsize)
-                    files[name].write(array.data)
+                for name, file in files.items():
+                    file.write(run[name].data)
                 written += len(run["user"])
         return Sorted(written, duplicates, duplicates if drop else 0, ties), kept
 
@@ -155,6 +151,18 @@ def _bounds(offsets: np.ndarray) -> np.ndarray:
         at = max(at + 1, int(np.searchsorted(offsets, offsets[at] + BUCKET, side="right")) - 1)
         bounds.append(min(at, last))
     return np.asarray(bounds, np.int64)
+
+
+def _order(events: np.ndarray, first: int, last: int) -> np.ndarray:
+    """int64[n]: the events of users first..last - 1 by (user, time, as they stand)."""
+    user = (events["user"] - first).astype(np.min_scalar_type(last - first))  # short: radix sort
+    order = np.argsort(user, kind="stable")
+    if "time" not in (events.dtype.names or ()):
+        return order
+    owner, time = user[order], events["time"][order]
+    if not ((time[1:] < time[:-1]) & (owner[1:] == owner[:-1])).any():  # a log in the order of its writing
+        return order
+    return np.lexsort((events["time"], user))
 
 
 def _repeats(run: dict[str, np.ndarray], near: np.ndarray) -> np.ndarray:
@@ -169,15 +177,6 @@ def _repeats(run: dict[str, np.ndarray], near: np.ndarray) -> np.ndarray:
             equal &= cell[order][1:] == cell[order][:-1]
         repeat[at[order[1:][equal]]] = True
     return repeat
-
-
-def _read(file: object, dtype: type, count: int) -> np.ndarray:
-    return np.fromfile(file, dtype, count)  # type: ignore[call-overload]
-
-
-def _read_at(file: object, dtype: type, lo: int, hi: int) -> np.ndarray:
-    file.seek(lo * np.dtype(dtype).itemsize)  # type: ignore[attr-defined]
-    return _read(file, dtype, hi - lo)
 
 
 def _lay_out(path: Path, columns: dict[str, tuple[Path, type]], n: int) -> None:
