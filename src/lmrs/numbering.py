@@ -13,6 +13,13 @@ _LONG = 256  # bytes: longer texts are hashed one by one
 _MASKS = np.array([(1 << 8 * size) - 1 for size in range(9)], np.uint64)  # of the bytes of a word that belong to a text
 
 
+def ends_of(texts: pa.Array) -> np.ndarray:
+    """int64[n + 1] of large_string: text i is the bytes from the i-th place to the next."""
+    if not len(texts):
+        return np.zeros(1, np.int64)
+    return np.frombuffer(texts.buffers()[1], np.int64, len(texts) + 1, texts.offset * 8)
+
+
 def hashes(texts: pa.Array, factor: int = FACTOR) -> np.ndarray:
     """int64 of each text (large_string): h = size factor, then h = (h ^ word) factor, h ^= h >> 32 for each 8 bytes of it.
 
@@ -21,7 +28,7 @@ def hashes(texts: pa.Array, factor: int = FACTOR) -> np.ndarray:
     out = np.zeros(len(texts), np.uint64)
     if not len(texts):
         return out.view(np.int64)
-    ends = np.frombuffer(texts.buffers()[1], np.int64, len(texts) + 1, texts.offset * 8)
+    ends = ends_of(texts)
     data = texts.buffers()[2]
     raw = np.frombuffer(data, np.uint8)[ends[0] : ends[-1]] if data is not None and data.size else np.zeros(0, np.uint8)
     raw = np.concatenate([raw, np.zeros(8, np.uint8)])  # the last word of the last text may be read whole
@@ -158,7 +165,7 @@ class Numbering:
         self._enter(keys)
 
     def _keep(self, texts: pa.Array) -> None:
-        ends = np.frombuffer(texts.buffers()[1], np.int64, len(texts) + 1, texts.offset * 8)
+        ends = ends_of(texts)
         at = len(self._text)
         if texts.buffers()[2] is not None:
             self._text += memoryview(texts.buffers()[2])[ends[0] : ends[-1]]

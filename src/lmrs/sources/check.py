@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lmrs.errors import DataError
+from lmrs.numbering import ends_of
 from lmrs.sources.delimited import unreadable
 
 Bad = dict[str, np.ndarray]  # reason -> bool[n]
@@ -27,9 +28,12 @@ def ids(array: pa.Array) -> tuple[pa.Array, Bad]:
     if array.null_count:
         bad["missing"] = pc.is_null(array).to_numpy(zero_copy_only=False)
     if pa.types.is_large_string(kind):
-        empty = pc.equal(pc.binary_length(array), 0)
-        if pc.any(empty).as_py():
-            bad["empty"] = pc.fill_null(empty, False).to_numpy(zero_copy_only=False)
+        ends = ends_of(array)
+        empty = ends[1:] == ends[:-1]
+        if array.null_count:
+            empty &= ~bad["missing"]
+        if empty.any():
+            bad["empty"] = empty
     elif pa.types.is_integer(kind):
         array = array.cast(pa.large_string() if pa.types.is_uint64(kind) else pa.int64())
     elif pa.types.is_floating(kind):

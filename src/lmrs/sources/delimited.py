@@ -25,6 +25,7 @@ from lmrs.sources.rejects import Reject
 BLOCK = 8 << 20  # bytes read at once
 LONGEST = 64 << 20  # bytes: a record longer than this is a quote that nobody closed
 _UNIT = b"\x1f"
+_CELL = re.compile(rb"[^\r\n]")
 _MARK = b"\xef\xbb\xbf"  # the byte order mark: dropped at the start of a file, data anywhere else
 
 
@@ -85,12 +86,12 @@ def _first_line(path: Path) -> str:
 def read(path: Path, *, columns: list[str], dialect: Dialect) -> Iterator[Chunk]:
     """The named columns as text, in chunks of whole rows. Blank lines are skipped; bad rows are in `rejected`."""
     names = header(path, dialect)
-    for block, line in _blocks(path, dialect):
-        yield _parse(block, line, names=names, columns=columns, dialect=dialect)
+    for block, line, regular in _blocks(path, dialect):
+        yield _parse(block, line, regular=regular, names=names, columns=columns, dialect=dialect)
 
 
-def _blocks(path: Path, dialect: Dialect) -> Iterator[tuple[bytes, int]]:
-    """(whole records, line number of the first) until the file ends; the header is left out."""
+def _blocks(path: Path, dialect: Dialect) -> Iterator[tuple[bytes, int, bool]]:
+    """(whole records, line number of the first, known to be `_regular`?) until the file ends; the header is left out."""
     line, rest, skip = 1, b"", dialect.names is None
     with path.open("rb") as file:
         last = False
@@ -100,47 +101,61 @@ def _blocks(path: Path, dialect: Dialect) -> Iterator[tuple[bytes, int]]:
             data = rest + piece
             if line == 1:
                 data = data.removeprefix(_MARK)
-            end = len(data) if last else _cut(data, dialect)
+            end, regular = (len(data), False) if last else _cut(data, dialect)
             if not end and len(data) > LONGEST:
-                end = data.rfind(b"\n") + 1
+                end, regular = data.rfind(b"\n") + 1, False
             block, rest = data[:end], data[end:]
             if skip and block:
                 start = re.match(rb"(?:\r\n|\n|\r)*[^\r\n]*(?:\r\n|\n|\r|\Z)", block).end()  # type: ignore[union-attr]
                 line += _lines(block[:start])
-                block, skip = block[start:], False
-            if block.strip(b"\r\n"):
-                yield block, line
+                block, skip, regular = block[start:], False, False
+            if _filled(block):
+                yield block, line, regular
             line += _lines(block)
 
 
+def _filled(block: bytes) -> bool:
+    """Whether there is anything but line ends."""
+    return _CELL.search(block) is not None
+
+
 def _lines(data: bytes) -> int:
-    crs = data.count(b"\r")
-    return data.count(b"\n") + (crs - data.count(b"\r\n") if crs else 0)
+    lines = int(np.count_nonzero(np.frombuffer(data, np.uint8) == 10))
+    return lines + data.count(b"\r") - data.count(b"\r\n") if b"\r" in data else lines
 
 
-def _cut(data: bytes, dialect: Dialect) -> int:
-    """End of the last record that is whole (0 if none is)."""
+def _cut(data: bytes, dialect: Dialect) -> tuple[int, bool]:
+    """(end of the last record that is whole, 0 if none is; whether all before it is known to be `_regular`)."""
+    end = data.rfind(b"\n") + 1
     if not dialect.quotes or b'"' not in data:
-        return data.rfind(b"\n") + 1
-    if _regular(data, dialect.byte):
-        cells = np.frombuffer(data, np.uint8)
-        ends = np.flatnonzero(cells == 10)
-        closed = ends[np.searchsorted(np.flatnonzero(cells == 34), ends) % 2 == 0]
-        return int(closed[-1]) + 1 if len(closed) else 0
+        return end, True
+    quotes = _quotes(data)
+    if _regular(data, dialect.byte, quotes):
+        before = int(np.searchsorted(quotes, end))
+        while before % 2:  # this line ends inside a field: go back to before its quote
+            end = data.rfind(b"\n", 0, int(quotes[before - 1])) + 1
+            before = int(np.searchsorted(quotes, end))
+        return end, True
     at, record = 0, _patterns(dialect.byte)[2]
     while (found := record.match(data, at)) is not None and data[found.end() : found.end() + 1] in (b"\r", b"\n"):
         at = found.end() + 1
-    return at  # here begins a record that is not whole, or whose quote is still open
+    return at, False  # here begins a record that is not whole, or whose quote is still open
 
 
-def _regular(data: bytes, delimiter: bytes) -> bool:
+def _quotes(data: bytes) -> np.ndarray:
+    """int64: where the double quotes are."""
+    return np.flatnonzero(np.frombuffer(data, np.uint8) == 34)
+
+
+def _regular(data: bytes, delimiter: bytes, quotes: np.ndarray) -> bool:
     """Every quote opens a field, closes one, or is doubled inside one (then their parity tells inside from outside)."""
-    padded = np.frombuffer(b"\n" + data + b"\n", np.uint8)
-    quotes = np.flatnonzero(padded == 34)
+    cells = np.frombuffer(data, np.uint8)
     edge = np.zeros(256, bool)
     edge[[delimiter[0], 10, 13, 34]] = True
     opening, closing = quotes[0::2], quotes[1::2]
-    return bool(edge[padded[opening - 1]].all() and edge[padded[closing + 1]].all())
+    opening = opening[1:] if len(opening) and opening[0] == 0 else opening  # the start is an edge, and so is the end
+    closing = closing[:-1] if len(closing) and closing[-1] == len(data) - 1 else closing
+    return bool(edge[cells[opening - 1]].all() and edge[cells[closing + 1]].all())
 
 
 @functools.cache
@@ -174,7 +189,12 @@ def _records(data: bytes, line: int, dialect: Dialect) -> list[tuple[int, bytes,
     return found
 
 
-def _parse(block: bytes, line: int, *, names: list[str], columns: list[str], dialect: Dialect) -> Chunk:
+def _sound(block: bytes, delimiter: bytes) -> bool:
+    quotes = _quotes(block)
+    return len(quotes) % 2 == 0 and _regular(block, delimiter, quotes)
+
+
+def _parse(block: bytes, line: int, *, regular: bool, names: list[str], columns: list[str], dialect: Dialect) -> Chunk:
     if dialect.encoding == "latin-1":
         block = block.decode("latin-1").encode()
     if dialect.delimiter == "::":
@@ -186,7 +206,7 @@ def _parse(block: bytes, line: int, *, names: list[str], columns: list[str], dia
 
     rejected: list[Reject] = []
     records: list[tuple[int, bytes, bool]] | None = None
-    if dialect.quotes and b'"' in block and (block.count(b'"') % 2 or not _regular(block, dialect.byte)):
+    if not regular and dialect.quotes and b'"' in block and not _sound(block, dialect.byte):
         records = _records(block, line, dialect)
         rejected += [Reject(at, "", "broken quotes", text(raw)) for at, raw, broken in records if broken]
         records = [entry for entry in records if not entry[2]]
@@ -198,11 +218,11 @@ def _parse(block: bytes, line: int, *, names: list[str], columns: list[str], dia
         wrong[row.number - 1] = row.actual_columns
         return "skip"
 
-    kinds = {name: pa.large_binary() for name in columns}
     odd = not _is_utf8(block)
+    kind = pa.large_binary() if odd else pa.large_string()
     if odd:  # the parser cannot report a bad row that is not UTF-8: give it one character a byte, and take the bytes back
         original, block = block, block.decode("latin-1").encode()
-    if block.strip(b"\r\n"):
+    if _filled(block):
         table = pacsv.read_csv(
             pa.BufferReader(b"\n" + block if block.startswith(_MARK) else block),  # else the parser would drop the mark
             read_options=pacsv.ReadOptions(use_threads=False, block_size=len(block) + 2, column_names=names),
@@ -212,11 +232,13 @@ def _parse(block: bytes, line: int, *, names: list[str], columns: list[str], dia
                 newlines_in_values=dialect.quotes,
                 invalid_row_handler=set_aside,
             ),
-            convert_options=pacsv.ConvertOptions(column_types=kinds, strings_can_be_null=False, include_columns=columns),
+            convert_options=pacsv.ConvertOptions(
+                column_types=dict.fromkeys(columns, kind), check_utf8=False, strings_can_be_null=False, include_columns=columns
+            ),
         ).combine_chunks()
-        cells = {name: table[name].chunk(0) if table[name].num_chunks else pa.array([], pa.large_binary()) for name in columns}
+        cells = {name: table[name].chunk(0) if table[name].num_chunks else pa.array([], kind) for name in columns}
     else:
-        cells = {name: pa.array([], pa.large_binary()) for name in columns}
+        cells = {name: pa.array([], kind) for name in columns}
     if odd:
         cells = {name: pa.array([b.decode().encode("latin-1") for b in a.to_pylist()], a.type) for name, a in cells.items()}
         block = original
