@@ -45,7 +45,6 @@ NOT_MEASURED = {  # by the name that the result would have
     "quality-bert4rec-ml-100k": "time to a peer's final NDCG@10 with BERT4Rec",
     "quality-sampled-ml-100k": "sampled softmax beside peers at equal final quality",
     "rate-skewed": "skewed lengths beside peers themselves (a padded loop stands for them)",
-    "prepare-10m": "preparing 10 million events beside peers (fewer were; `python -m benchmarks.prepare` has 10 million of lmrs)",
     "growth-items": "curves of time and memory against items (the tables of several sizes show some)",
     "growth-users": "curves of time and memory against users",
     "growth-length": "curves of time and memory against length",
