@@ -13,11 +13,12 @@ _LONG = 256  # bytes: longer texts are hashed one by one
 _MASKS = np.array([(1 << 8 * size) - 1 for size in range(9)], np.uint64)  # of the bytes of a word that belong to a text
 
 
-def ends_of(texts: pa.Array) -> np.ndarray:
-    """int64[n + 1] of large_string: text i is the bytes from the i-th place to the next."""
+def laid_out(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """(int64[n + 1], uint8[...]) of large_string: text i is the bytes from the i-th place to the next."""
     if not len(texts):
-        return np.zeros(1, np.int64)
-    return np.frombuffer(texts.buffers()[1], np.int64, len(texts) + 1, texts.offset * 8)
+        return np.zeros(1, np.int64), np.zeros(0, np.uint8)
+    ends, data = np.frombuffer(texts.buffers()[1], np.int64, len(texts) + 1, texts.offset * 8), texts.buffers()[2]
+    return ends, np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(0, np.uint8)
 
 
 def hashes(texts: pa.Array, factor: int = FACTOR) -> np.ndarray:
@@ -28,10 +29,8 @@ def hashes(texts: pa.Array, factor: int = FACTOR) -> np.ndarray:
     out = np.zeros(len(texts), np.uint64)
     if not len(texts):
         return out.view(np.int64)
-    ends = ends_of(texts)
-    data = texts.buffers()[2]
-    raw = np.frombuffer(data, np.uint8)[ends[0] : ends[-1]] if data is not None and data.size else np.zeros(0, np.uint8)
-    raw = np.concatenate([raw, np.zeros(8, np.uint8)])  # the last word of the last text may be read whole
+    ends, raw = laid_out(texts)
+    raw = np.concatenate([raw[ends[0] : ends[-1]], np.zeros(8, np.uint8)])  # the last word of the last text may be read whole
     size, start = np.diff(ends), ends[:-1] - ends[0]
     shortest, longest = int(size.min()), int(size.max())
     spread, half = np.uint64(factor), np.uint64(32)
@@ -165,10 +164,8 @@ class Numbering:
         self._enter(keys)
 
     def _keep(self, texts: pa.Array) -> None:
-        ends = ends_of(texts)
-        at = len(self._text)
-        if texts.buffers()[2] is not None:
-            self._text += memoryview(texts.buffers()[2])[ends[0] : ends[-1]]
+        (ends, raw), at = laid_out(texts), len(self._text)
+        self._text += raw[ends[0] : ends[-1]].data
         self._ends += (ends[1:] - ends[0] + at).data.cast("B")
 
     def _kept(self) -> pa.Array:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lmrs.errors import DataError, did_you_mean
-from lmrs.numbering import hashes
+from lmrs.numbering import hashes, laid_out
 
 BLOCK = 1 << 15  # texts that are read at once
 _FEW = 64  # texts that are read one by one
@@ -68,13 +68,6 @@ class Attributes:
 
     def __repr__(self) -> str:
         return f"<Attributes: {self.count:,} values, {len(self.values):,} on {len(self.offsets) - 1:,} items>"
-
-
-def _bytes(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """(int64[n + 1], uint8[...]) of large_string: text i is the bytes from the i-th place to the next."""
-    ends = np.frombuffer(texts.buffers()[1], np.int64, len(texts) + 1, texts.offset * 8)
-    data = texts.buffers()[2]
-    return ends, np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(0, np.uint8)
 
 
 def _large(texts: pa.Array) -> pa.Array:
@@ -216,7 +209,7 @@ class Vocab:
         """SHA-256 of the item ids in order: two models agree on item numbers iff these agree."""
         digest = hashlib.sha256()
         for begin in range(0, self.n_items, BLOCK):  # of each text its length in bytes, eight of them, and the bytes
-            ends, raw = _bytes(_large(self.items.slice(begin, BLOCK)))
+            ends, raw = laid_out(_large(self.items.slice(begin, BLOCK)))
             size = ends[1:] - ends[:-1]
             told = np.zeros(8 * len(size) + int(ends[-1] - ends[0]), np.uint8)
             lengths = ((8 * np.arange(len(size)) + ends[:-1] - ends[0])[:, None] + np.arange(8)).ravel()

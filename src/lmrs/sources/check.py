@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lmrs.errors import DataError
-from lmrs.numbering import ends_of
+from lmrs.numbering import laid_out
 from lmrs.sources.delimited import unreadable
 
 Bad = dict[str, np.ndarray]  # reason -> bool[n]
@@ -28,7 +28,7 @@ def ids(array: pa.Array) -> tuple[pa.Array, Bad]:
     if array.null_count:
         bad["missing"] = pc.is_null(array).to_numpy(zero_copy_only=False)
     if pa.types.is_large_string(kind):
-        ends = ends_of(array)
+        ends, _ = laid_out(array)
         empty = ends[1:] == ends[:-1]
         if array.null_count:
             empty &= ~bad["missing"]
