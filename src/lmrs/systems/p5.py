@@ -10,7 +10,6 @@ from lmrs.schedule import Linear
 from lmrs.system import Budget, Paper, Stage, System
 from lmrs.systems.p5_questions import ASKS, FAMILIES, NOBODY, Question
 
-INDEXES = ("number", "sequential", "collaborative", "independent", "hybrid", "title", "random")
 SPACE = {"index": ["sequential", "collaborative", "hybrid"], "dim": [64, 128], "lr": [1e-3, 3e-3, 1e-2]}
 
 
@@ -141,19 +140,12 @@ def _task(asks: str, events: views.Events) -> tuple[tasks.Task, str]:
 
 def indexer(name: str, *, branches: int = 20, cluster: int = 500) -> indexing.Indexer:
     """The way to index items of that name. Raises ContractError for another one."""
-    match name:
-        case "number":
-            return indexing.NumberText()
-        case "sequential":
-            return indexing.Sequential()
-        case "collaborative":
-            return indexing.Collaborative(branches, cluster)
-        case "independent":
-            return indexing.Independent()
-        case "hybrid":
-            return indexing.Hybrid(indexing.Collaborative(branches, cluster))
-        case "title":
-            return indexing.Title(" {}")
-        case "random":
-            return indexing.Random()
-    raise ContractError(needed=f"an index among {', '.join(INDEXES)}", came=repr(name), remedy=did_you_mean(name, INDEXES))
+    groups = indexing.Collaborative(branches, cluster)
+    made: dict[str, indexing.Indexer] = {
+        "number": indexing.NumberText(), "sequential": indexing.Sequential(), "collaborative": groups,
+        "independent": indexing.Independent(), "hybrid": indexing.Hybrid(groups), "title": indexing.Title(" {}"),
+        "random": indexing.Random(),
+    }  # fmt: skip
+    if name not in made:
+        raise ContractError(needed=f"an index among {', '.join(made)}", came=repr(name), remedy=did_you_mean(name, made))
+    return made[name]
