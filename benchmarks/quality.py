@@ -34,7 +34,7 @@ EPOCHS = {  # (epochs, validations every so many of them) by system and side
         "replay": (60, 4),
         "rectools 32": (40, 4),
         "replay 32": (40, 4),
-        "recbole": (12, 1),
+        "recbole": (8, 1),
     },
     "bert4rec": {"lmrs": (160, 4), "rectools": (160, 8), "recbole": (40, 4)},
     "sampled": {"lmrs": (80, 1), "rectools": (60, 4)},

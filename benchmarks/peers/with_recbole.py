@@ -38,22 +38,20 @@ class Some:
             yield batch
 
 
-class First:
-    """The first batches of a loader for evaluation, and all it knows."""
+def first(loader, users):
+    """The loader, giving the first batches alone; RecBole asks of what class it is."""
 
-    def __init__(self, loader, users):
-        self.loader, self.users, self.seen = loader, users, 0
+    class First(type(loader)):
+        def __iter__(self):
+            self.seen = 0
+            for batch in super().__iter__():
+                if self.seen >= users:
+                    return
+                self.seen += len(batch[0])
+                yield batch
 
-    def __getattr__(self, name):
-        return getattr(self.loader, name)
-
-    def __iter__(self):
-        self.seen = 0
-        for batch in self.loader:
-            if self.seen >= self.users:
-                return
-            self.seen += len(batch[0])
-            yield batch
+    loader.__class__ = First
+    return loader
 
 
 def prepared(folder, most=None):
@@ -141,7 +139,7 @@ def evaluate():
     with tempfile.TemporaryDirectory() as folder:
         config, _, (loader, valid, _) = prepared(folder)  # all users, so that the catalogue is that of the others
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, get_model("SASRec")(config, loader._dataset))
-        valid, laps = First(valid, ASKED["users"]), Laps(1)
+        valid, laps = first(valid, ASKED["users"]), Laps(1)
         laps.mark()
         for _ in range(ASKED["rounds"] + 1):
             trainer.evaluate(valid, load_best_model=False)
