@@ -149,6 +149,17 @@ def test_products_are_rounded_inside_the_block_alone():
 
 
 @pytest.mark.usefixtures("tiles")
+def test_items_that_are_out_of_the_question_are_left_out():
+    """A bias of minus infinity, for the items of whole tiles."""
+    states, table, _, _ = problem(bias=False)
+    own = torch.zeros(V, dtype=torch.float64)
+    own[:6] = -torch.inf
+    target = torch.arange(M) % (V - 6)
+    found = FullSoftmax(block=3).charge(states, Output(table, own), target + 6)
+    agree(found, F.cross_entropy(states @ table[6:].T, target, reduction="sum"), states, table, None)
+
+
+@pytest.mark.usefixtures("tiles")
 def test_full_softmax_gives_gradients_only_where_they_are_wanted():
     states, table, own, target = problem(bias=True)
     wanted = torch.autograd.grad(FullSoftmax().charge(states, Output(table, own), target), states)[0]

@@ -107,7 +107,8 @@ class _FullSoftmax(torch.autograd.Function):
             asked, part, own = scaled[place], states[place], cost[place]
             to_states = None if grad_states is None else grad_states[place]
             mass = asked.new_zeros(len(asked))
-            top, tops = torch.full_like(mass, -math.inf), []  # the largest score so far, and what it was at each tile
+            # The largest score so far, and what it was at each tile; finite, since a tile may hold nothing but minus infinity.
+            top, tops = torch.full_like(mass, torch.finfo(mass.dtype).min), []
             for where in tiles:
                 logits = products.scores(asked, where, offset)
                 if smoothing:
