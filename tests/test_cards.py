@@ -17,7 +17,10 @@ CARD = Protocol(
     data="ml-100k", data_hash="ab12", users=943, items=1682, events=100_000, split="leave-one-out", queries=943, system="sasrec",
     parameters={"max_valid": None}, settings={"dim": 64}, objective="softmax", seeds=(0, 1),
 )  # fmt: skip
-COST = Cost(fit=Spent(12.5, 20, 10**9), parameters_total=100, parameters_trained=90, targets=5, probes={"gemm_gflops": 50.0})
+COST = Cost(
+    fit=Spent(12.5, 20, 10**9), parameters_total=100, parameters_trained=90, targets=5, probes={"gemm_gflops": 50.0},
+    probed={"threads": {"2": 0.86}},
+)  # fmt: skip
 
 
 def test_cards_come_back_from_json_as_they_were():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,32 @@ def test_fit_leaves_a_whole_run_folder(capsys: pytest.CaptureFixture[str], shop:
     table = pq.read_table(run_folder / "evaluation" / "queries.parquet")
     assert table.num_rows == report["protocol"]["queries"]
     assert abs(sum(table["NDCG@10"].to_pylist()) / table.num_rows - report["measures"]["NDCG@10"]) < 1e-12
+
+
+def test_a_fit_finds_its_threads_and_says_so(
+    capsys: pytest.CaptureFixture[str], shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(sys.modules["lmrs.fit"], "fewest_threads", lambda seconds, **about: (1, {2: 0.864, 4: 1.0}))
+    told = call(capsys, "fit", "sasrec", "--data", shop, *columns(), *TINY, "--out", "run", "--quiet")
+    assert "; 1 thread (2 threads: 0.86x, 4 threads: 1.00x) on cpu" in " ".join(told.split())
+    report = json.loads(Path("run/evaluation/report.json").read_text())
+    assert (report["cost"]["threads"], report["cost"]["probed"]) == (1, {"threads": {"2": 0.864, "4": 1.0}})
+    assert json.loads(Path("run/run.json").read_text())["execution"]["threads"] == "auto"
+    cost = fit(capsys, shop, "given", "sasrec", *TINY, "--threads", "2")["cost"]
+    assert (cost["threads"], cost["probed"]) == (2, {})
+
+
+def test_the_cost_line_tells_what_was_chosen_and_what_else_was_tried() -> None:
+    from lmrs.cards import Cost
+    from lmrs.cli import show
+
+    assert show.cost(Cost(threads=3)).endswith("; 3 threads on cpu")
+    assert show.cost(Cost(precision="bf16-loss")).endswith("; 1 thread on cpu, bf16-loss")
+    probed = {"threads": {"1": 0.4}, "precision": {"bf16-loss": 1.204}}
+    assert show.cost(Cost(threads=2, probed=probed)).endswith(
+        "; 2 threads (1 thread: 0.40x) on cpu, fp32 (products in bf16-loss: 1.20x)"
+    )
 
 
 def test_evaluate_repeats_the_numbers(capsys: pytest.CaptureFixture[str], shop: Path) -> None:

@@ -14,15 +14,25 @@ import pyarrow as pa
 import pytest
 import torch
 from fit_runs import digest, fitting, system, tiny, two_stages
+from impressed import news
 from rich.console import Console
 
-from lmrs import checkpoint
+from lmrs import checkpoint, hardware
 from lmrs.errors import BusyError, CheckpointError, ContractError, DataError, DivergedError, SealedError, StorageError, UserError
 from lmrs.fit import Execution, Interrupted, fit
 from lmrs.lock import RunLock
 from lmrs.progress import Reporter
 from lmrs.split import Split, leave_one_out
-from lmrs.systems import bert4rec, sasrec
+from lmrs.systems import bert4rec, plm_nr, sasrec
+
+
+def kept_vectors():
+    """A news system whose encoder's vectors are kept for two steps, in buffers."""
+    return plm_nr(
+        backbone="tiny-encoder", policy="cached", staleness=2, pooling="mean", tuned=None, layers=2, text_heads=2, text_width=3,
+        query=5, dim=8, heads=2, max_len=4, epochs=1, batch_size=8,
+    )  # fmt: skip
+
 
 SMALL = {"dim": 8, "layers": 1, "heads": 2, "max_len": 8, "epochs": 3, "batch_size": 8}
 
@@ -400,6 +410,8 @@ def test_auto_precision_rounds_where_it_pays(split, monkeypatch, items, gain, lo
     system = sasrec(**{**SMALL, "epochs": 1}, loss=loss)
     fitted = fit(system, split, execution=Execution(device="cpu", precision="auto"))
     assert fitted.precision == chosen
+    told = {"fp32": 1 / gain} if chosen == "bf16-loss" else {"bf16-loss": gain}
+    assert fitted.probed == ({"precision": told} if items == 0 and loss == "softmax" else {})
     assert digest(fitted) == digest(fit(system, split, execution=Execution(device="cpu", precision=chosen)))
 
 
@@ -411,8 +423,69 @@ def test_a_run_keeps_the_precision_it_began_with(split, tmp_path, monkeypatch):
     interrupted(split, tmp_path, at=5, execution=execution)
     monkeypatch.setattr(fitting, "bf16_gain", lambda n: 1.0)
     again = run("sasrec", split, out=tmp_path, resume=True, execution=execution)
-    assert again.precision == "bf16-loss"
+    assert (again.precision, again.probed) == ("bf16-loss", {"precision": {"fp32": 0.5}})
     assert digest(again) == digest(whole)
+
+
+def probing(monkeypatch, chosen: int) -> list[int]:
+    """Whoever asks for threads is told to take `chosen`, after updates with one and with two; returns how many asked."""
+    asked = []
+
+    def fewest_threads(seconds, *, most, rows):
+        asked.append(rows)
+        assert min(seconds(threads, some) for threads in (1, 2) for some in (1, rows)) > 0
+        return chosen, {3 - chosen: 0.86}
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(fitting, "fewest_threads", fewest_threads)
+    return asked
+
+
+AUTO = Execution(device="cpu", threads="auto", checkpoint_every=2)
+
+
+@pytest.mark.parametrize("named", ["sasrec", "two-stages", "kept vectors"])
+@pytest.mark.parametrize("chosen", [1, 2])
+def test_a_probe_of_threads_changes_no_bit(split, monkeypatch, named, chosen):
+    """Dropout, drawn negatives, a head, and vectors that live for some steps, are what they are without it."""
+    made, given = (kept_vectors(), news()) if named == "kept vectors" else (system(named), split)
+    before = torch.get_num_threads()
+    plain = fit(made, given, seed=3, execution=Execution(device="cpu", threads=chosen))
+    asked = probing(monkeypatch, chosen)
+    probed = fit(made, given, seed=3, execution=AUTO)
+    assert asked == [8]
+    assert digest(probed) == digest(plain)
+    assert (plain.threads, plain.probed) == (chosen, {})
+    assert (probed.threads, probed.probed) == (chosen, {"threads": {str(3 - chosen): 0.86}})
+    assert torch.get_num_threads() == before
+
+
+def test_a_run_keeps_the_threads_it_began_with(split, tmp_path, monkeypatch):
+    monkeypatch.setattr(hardware, "cores", lambda: 2)  # what it would take without a probe
+    asked = probing(monkeypatch, 1)
+    whole = digest(run("sasrec", split, execution=AUTO))
+    interrupted(split, tmp_path, at=5, execution=AUTO)
+    assert len(asked) == 2
+    probing(monkeypatch, 2)
+    again = run("sasrec", split, out=tmp_path, resume=True, execution=AUTO)
+    assert (again.threads, again.probed) == (1, {"threads": {"2": 0.86}})
+    assert digest(again) == whole
+
+
+def test_threads_that_are_said_are_not_probed(split, tmp_path, monkeypatch):
+    asked = probing(monkeypatch, 2)
+    interrupted(split, tmp_path, at=5, execution=AUTO)
+    asked.clear()
+    again = run("sasrec", split, out=tmp_path, resume=True, execution=Execution(device="cpu", threads=1))
+    assert (again.threads, again.probed) == (1, {})
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert run("sasrec", split, execution=AUTO).threads == 3
+    assert run("sasrec", split).threads == torch.get_num_threads()
+    assert not asked
+    with pytest.raises(ContractError, match="a number of threads, 'auto' or None, got 'many'"):
+        run("sasrec", split, execution=Execution(threads="many"))
+    with pytest.raises(UserError, match="at least 1 thread, got 0"):
+        run("sasrec", split, execution=Execution(threads=0))
 
 
 def test_an_unknown_precision_is_refused(split):

@@ -298,18 +298,18 @@ def cost_of(source: Recommender | Fitted) -> Cost:
 
     from lmrs.cards import Spent, peak_memory_bytes
 
-    spent, trained, targets = None, 0, 0
-    if isinstance(source, Fitted):
-        spent = Spent(source.seconds, source.cpu_seconds, peak_memory_bytes())
-        trained, targets = source.trained, source.targets
+    parameters = sum(p.numel() for p in source.scorer.parameters())
+    if not isinstance(source, Fitted):
+        return Cost(parameters_total=parameters, threads=torch.get_num_threads(), device=source.device)
     return Cost(
-        fit=spent,
-        parameters_total=sum(p.numel() for p in source.scorer.parameters()),
-        parameters_trained=trained,
-        targets=targets,
-        threads=torch.get_num_threads(),
-        precision=source.precision if isinstance(source, Fitted) else "fp32",
-        device=(Recommender.of(source) if isinstance(source, Fitted) else source).device,
+        fit=Spent(source.seconds, source.cpu_seconds, peak_memory_bytes()),
+        parameters_total=parameters,
+        parameters_trained=source.trained,
+        targets=source.targets,
+        threads=source.threads,
+        precision=source.precision,
+        probed=source.probed,
+        device=Recommender.of(source).device,
     )
 
 

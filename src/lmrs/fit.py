@@ -12,9 +12,10 @@ from __future__ import annotations
 import json
 import math
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from lmrs import __version__, taxonomy, tuning
 from lmrs.batch import Batch
 from lmrs.distributed import Group
 from lmrs.errors import ContractError, DataError, DivergedError
-from lmrs.hardware import bf16_gain
+from lmrs.hardware import bf16_gain, cores, fewest_threads, said_threads, threads_restored, use_threads
 from lmrs.interrupts import Interrupted, Stop
 from lmrs.journal import Journal, Progress, assign, assign_optimizer
 from lmrs.judge import judge, judge_among
@@ -54,7 +55,8 @@ class Fitted:
 
     vocab: with training counts. log: the lines of metrics.jsonl. moved: for each stage, what taxonomy.check counted.
     steps, targets: updates made and predictions charged. parameters: total number. trained: declared tuned in any stage.
-    seconds, cpu_seconds: of this process, resumed parts included. seed: of everything that was drawn.
+    seconds, cpu_seconds: of this process, resumed parts included. seed: of everything that was drawn. precision, threads: those
+    it was computed with. probed: what was measured to choose them, as in cards.Cost.
     """
 
     system: System
@@ -72,6 +74,8 @@ class Fitted:
     cpu_seconds: float
     seed: int = 0
     precision: str = "fp32"
+    threads: int = field(default_factory=torch.get_num_threads)
+    probed: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 PRECISIONS = ("fp32", "bf16-loss", "bf16", "auto")
@@ -85,16 +89,22 @@ class Execution:
     device: "cpu", "cuda" or "auto". micro_batch: rows of a forward pass (None: the whole batch). checkpoint_every: updates.
     precision: of matrix products. "fp32"; "bf16-loss": those of the full softmax in bf16 (losses.rounded_products); "bf16":
     those of the network, too, by autocast; "auto": "bf16-loss" where a catalogue is large and a probe finds the processor at
-    least 1.5 times as fast with it, else "fp32". A run that goes on keeps what it began with.
+    least 1.5 times as fast with it, else "fp32".
+    threads: of the processor while it fits. None: as torch is set; "auto": what OMP_NUM_THREADS says, else as many as pay, by a
+    probe with some examples of the first epoch (hardware.fewest_threads; about half a second, and nothing drawn depends on it).
+    A run that goes on keeps the precision and the threads it began with where they are "auto".
     """
 
     device: str = "auto"
     micro_batch: int | None = None
     checkpoint_every: int = 500
     precision: str = "fp32"
+    threads: int | str | None = None
 
     def resolved(self) -> torch.device:
-        """The device. Raises ContractError for one that is unknown or not there."""
+        """The device. Raises ContractError for one that is unknown or not there, or for threads that are no number."""
+        if not (self.threads in (None, "auto") or isinstance(self.threads, int)):
+            raise ContractError(needed="a number of threads, 'auto' or None", came=repr(self.threads))
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         kind = self.device.partition(":")[0]
@@ -131,7 +141,7 @@ def fit(
     if reporter is None or not group.is_main:
         reporter = Reporter(quiet=True)
     owned = RunLock(folder) if folder is not None and group.is_main else nullcontext()
-    with sealed(), owned, _denormals_flushed():
+    with sealed(), owned, _denormals_flushed(), threads_restored():
         return _Run(system, split, folder, seed, execution, reporter, group).go(resume)
 
 
@@ -157,7 +167,10 @@ class _Run:
         self.device = torch.device(group.device)
         self.vocab = replace(split.dataset.vocab, counts=split.train.counts(), catalogue=split.dataset.items)
         self.best: dict[str, Tensor] = {}
+        self.probed: dict[str, dict[str, float]] = {}
         self.stop = Stop()
+        if execution.threads is not None:
+            use_threads(None if isinstance(execution.threads, str) else execution.threads)
         identity = {
             "system": repr(system),
             "data": split.dataset.fingerprint,
@@ -191,6 +204,13 @@ class _Run:
             saved = self.journal.restore(adopted=("precision",) if self.execution.precision == "auto" else ())
         else:
             self.journal.fresh()
+        if saved is None:
+            self.progress.probed = self.probed
+        if self._finds_threads() and self.progress.threads:
+            torch.set_num_threads(self.progress.threads)
+        else:
+            self.progress.threads = 0
+            self.progress.probed.pop("threads", None)
         self.precision = self.journal.identity["precision"]
         if self.execution.precision == "auto" and self.precision != "fp32":
             self.reporter.say("products of the full softmax in bf16, which is faster here (--precision fp32 keeps them in fp32)")
@@ -232,6 +252,8 @@ class _Run:
             cpu_seconds=self.progress.cpu_seconds,
             seed=self.seed,
             precision=self.precision,
+            threads=torch.get_num_threads(),
+            probed=self.progress.probed,
         )
 
     def _estimate(self, scorer: ControlScorer) -> Fitted:
@@ -256,7 +278,11 @@ class _Run:
             and self.vocab.n_items >= LARGE
             and any(isinstance(part, FullSoftmax) for stage in self.system.stages for part in parts(stage))
         )
-        return "bf16-loss" if self.group.any(worth and bf16_gain(self.vocab.n_items) >= 1.5) else "fp32"
+        gain = bf16_gain(self.vocab.n_items) if worth else 0.0
+        rounded = self.group.any(gain >= 1.5)
+        if worth:
+            self.probed["precision"] = {"fp32": 1 / gain} if rounded else {"bf16-loss": gain}
+        return "bf16-loss" if rounded else "fp32"
 
     def _build(self, number: int) -> Any:
         """The scorer with its initial weights, a function of (seed, stage); torch's own generator is put back."""
@@ -295,6 +321,8 @@ class _Run:
             raise DataError(
                 needed="users with at least two training events", came="none", remedy="use more data or another split"
             )
+        if not progress.threads:
+            self._choose_threads(stage, number, modules, first)
         per_epoch = math.ceil(len(first) / budget.batch_size)
         schedule = filled(budget.schedule, per_epoch * budget.epochs)
         asks = _can_ask(stage, self.vocab)
@@ -323,6 +351,37 @@ class _Run:
             assign(self._learned(modules), self.best, "")
         self._end_stage(number, modules, tuned)
 
+    def _finds_threads(self) -> bool:
+        """Whether nobody said how many threads to use."""
+        return self.execution.threads == "auto" and said_threads() is None
+
+    def _choose_threads(self, stage: Stage, number: int, modules: nn.ModuleDict, rows: Examples) -> None:
+        """Settle the number of threads; if nobody said it, by charging some examples with each, without an update.
+
+        What that leaves in the modules is put back and generators are functions of the place, so the run is what it would be
+        with that number given. Processes that work together share the cores as use_threads does.
+        """
+        chosen = torch.get_num_threads()
+        if self._finds_threads() and self.device.type == "cpu" and self.group.size == 1:
+            parameters = {name for name, _ in modules.named_parameters()}
+            state = {name: kept for name, kept in modules.state_dict().items() if name not in parameters}
+            before = {name: kept.clone() for name, kept in state.items()}
+
+            def seconds(threads: int, some: int) -> float:
+                torch.set_num_threads(threads)
+                begin = time.perf_counter()
+                self._gradients(stage, number, modules, rows.take(np.linspace(0, len(rows) - 1, some).astype(np.int64)))
+                return time.perf_counter() - begin
+
+            chosen, tried = fewest_threads(seconds, most=cores(), rows=min(len(rows), stage.budget.batch_size))
+            torch.set_num_threads(chosen)
+            modules.zero_grad(set_to_none=True)
+            for name, kept in state.items():
+                kept.copy_(before[name])
+            if tried:
+                self.progress.probed["threads"] = {str(each): rate for each, rate in tried.items()}
+        self.progress.threads = chosen
+
     def _end_stage(self, number: int, modules: nn.ModuleDict, tuned: list[str]) -> None:
         """Prove what moved; then on to the next stage, or the last checkpoint."""
         progress = self.progress
@@ -341,8 +400,30 @@ class _Run:
 
     def _step(self, stage: Stage, number: int, modules: nn.ModuleDict, optimizer: torch.optim.Optimizer, rows: Examples) -> None:
         """One update. Every process prepares the whole batch (cheap) and charges its own rows of it."""
-        progress, objective = self.progress, stage.objective
-        place = (number, progress.epoch, progress.step)
+        progress = self.progress
+        sums, counts = self._gradients(stage, number, modules, rows)
+        sums = self._share(modules, sums)
+        if not all(math.isfinite(value) for value in sums.values()):
+            raise self._diverged(stage, rows, "a loss of " + ", ".join(f"{name}={value}" for name, value in sums.items()))
+        if stage.budget.clip is not None:
+            norm = float(nn.utils.clip_grad_norm_(modules.parameters(), stage.budget.clip))
+            if not math.isfinite(norm):
+                raise self._diverged(stage, rows, f"a gradient of norm {norm}")
+        optimizer.step()
+        for name, total in sums.items():
+            progress.sums[name] = progress.sums.get(name, 0.0) + total
+            progress.counts[name] = progress.counts.get(name, 0) + counts[name]
+        progress.step += 1
+        progress.stage_steps += 1
+        progress.total_steps += 1
+        progress.targets += max(counts.values(), default=0)
+        self.reporter.step(" ".join(f"{n} {progress.sums[n] / max(1, progress.counts[n]):.4f}" for n in sums))
+
+    def _gradients(
+        self, stage: Stage, number: int, modules: nn.ModuleDict, rows: Examples
+    ) -> tuple[dict[str, float], dict[str, int]]:
+        """The sums of this process's charges and the counts of the whole batch; gradients are left in the parameters."""
+        objective, place = stage.objective, (number, self.progress.epoch, self.progress.step)
         whole = objective.corrupt(stage.view.collate(rows), self.vocab, generator(self.seed, "corrupt", *place))
         counts = objective.counts(whole)
         modules.zero_grad(set_to_none=True)  # frozen parameters too: what an earlier stage left must not count in `clip`
@@ -360,22 +441,7 @@ class _Run:
                 loss.backward()
             for name, value in charged.items():
                 sums[name] += float(value.detach())
-        sums = self._share(modules, sums)
-        if not all(math.isfinite(value) for value in sums.values()):
-            raise self._diverged(stage, rows, "a loss of " + ", ".join(f"{name}={value}" for name, value in sums.items()))
-        if stage.budget.clip is not None:
-            norm = float(nn.utils.clip_grad_norm_(modules.parameters(), stage.budget.clip))
-            if not math.isfinite(norm):
-                raise self._diverged(stage, rows, f"a gradient of norm {norm}")
-        optimizer.step()
-        for name, total in sums.items():
-            progress.sums[name] = progress.sums.get(name, 0.0) + total
-            progress.counts[name] = progress.counts.get(name, 0) + counts[name]
-        progress.step += 1
-        progress.stage_steps += 1
-        progress.total_steps += 1
-        progress.targets += max(counts.values(), default=0)
-        self.reporter.step(" ".join(f"{n} {progress.sums[n] / max(1, progress.counts[n]):.4f}" for n in sums))
+        return sums, counts
 
     def _pieces(self, whole: Batch) -> Iterator[Batch]:
         """This process's micro-batches: rows of the examples rank, rank + size, ..."""

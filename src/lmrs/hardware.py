@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lmrs.errors import UserError
@@ -27,19 +29,73 @@ def _quota() -> int:
     return 1 << 20 if quota == "max" else max(1, int(quota) // int(period))
 
 
+def said_threads() -> int | None:
+    """The number in OMP_NUM_THREADS, or None if it says none."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    return int(said) if said.isdigit() and int(said) > 0 else None
+
+
 def use_threads(threads: int | None = None) -> int:
     """Set torch's threads and return their number: `threads`, else OMP_NUM_THREADS, else the physical cores.
 
-    Raises UserError for less than one.
+    Of several processes that torchrun started on this machine, each has its share of the cores. Raises UserError for less than
+    one thread.
     """
     import torch
 
-    said = os.environ.get("OMP_NUM_THREADS", "")
-    number = threads if threads is not None else int(said) if said.isdigit() and int(said) > 0 else cores()
+    number = threads if threads is not None else said_threads()
+    if number is None:
+        here = os.environ.get("LOCAL_WORLD_SIZE", "")
+        number = max(1, cores() // (int(here) if here.isdigit() and int(here) > 0 else 1))
     if number < 1:
         raise UserError(needed="at least 1 thread", came=f"{number}")
     torch.set_num_threads(number)
     return number
+
+
+@contextmanager
+def threads_restored() -> Iterator[None]:
+    """Torch has the threads that it had before when this block ends."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+SECONDS, TURNS = 0.4, 20  # of a probe at most; beside them comes finding out how much work fits in a turn
+
+
+def fewest_threads(seconds: Callable[[int, int], float], *, most: int, rows: int) -> tuple[int, dict[int, float]]:
+    """How many threads an update is worth, and how many times as fast it is with each other number tried.
+
+    seconds(threads, n): the wall time of the work of an update on `n` of its rows. Tried are 1, 2, 4, ... and `most` threads, in
+    turn, on as many rows as the time allows (at least one); of each number the best turn counts, since a neighbour can only make
+    it slower. More threads are taken only where they gain a tenth over the fewer ones: another process may need the cores.
+    """
+    numbers = sorted({1 << power for power in range(most.bit_length())} | {most})
+    if len(numbers) == 1:
+        return 1, {}
+    turn, some = SECONDS / (8 * len(numbers)), 1
+    while (took := seconds(1, some)) < turn and some < rows:
+        some = min(rows, 2 * some)
+    if took < SECONDS:  # a long turn does not notice what starting the threads takes
+        for number in numbers[1:]:
+            seconds(number, 1)
+    best, spent = dict.fromkeys(numbers, math.inf), 0.0
+    for _ in range(TURNS):
+        if spent >= SECONDS:
+            break
+        for number in numbers:
+            took = seconds(number, some)
+            best[number], spent = min(best[number], took), spent + took
+    chosen = numbers[0]
+    for number in numbers[1:]:
+        if best[number] * 1.1 <= best[chosen]:
+            chosen = number
+    return chosen, {number: best[chosen] / best[number] for number in numbers if number != chosen}
 
 
 def probes() -> dict[str, float]:

@@ -30,7 +30,8 @@ CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
 
 @dataclass
 class Progress:
-    """Where a run stands; JSON in a checkpoint. sums, counts: the epoch's loss so far. log_bytes: length of metrics.jsonl."""
+    """Where a run stands; JSON in a checkpoint. sums, counts: the epoch's loss so far. log_bytes: length of metrics.jsonl.
+    threads: chosen at the start, 0 before that. probed: what that choice and others rest on, as in cards.Cost."""
 
     stage: int = 0
     epoch: int = 0
@@ -50,6 +51,8 @@ class Progress:
     moved: list[dict[str, int]] = field(default_factory=list)
     before: dict[str, str] = field(default_factory=dict)
     finished: bool = False
+    threads: int = 0
+    probed: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 class Journal:

@@ -20,7 +20,7 @@ from lmrs.errors import CheckpointError, DataError, UserError, did_you_mean
 from lmrs.evaluate import Evaluation, chosen_measures, cost_of, default_measures, evaluate, measured
 from lmrs.files import write_atomic
 from lmrs.fit import Execution, Fitted, fit
-from lmrs.hardware import probes
+from lmrs.hardware import probes, threads_restored, use_threads
 from lmrs.lock import RunLock
 from lmrs.models import Model
 from lmrs.progress import Reporter
@@ -176,7 +176,7 @@ def train(
         data=data,
         data_hash=dataset.fingerprint,
         seed=seed,
-        execution={**asdict(execution), "threads": torch.get_num_threads()},
+        execution={**asdict(execution), "threads": execution.threads or torch.get_num_threads()},
         versions={"lmrs": __version__, "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
     )
     main = Group.current(device=device).is_main
@@ -186,13 +186,15 @@ def train(
             write_record(out, record)
     fitted = fit(made, divided, out=out, seed=seed, resume=resume, execution=execution, reporter=reporter)
     recommender = Recommender.of(fitted, name=record.name, settings=record.settings)
-    cost = _cost(fitted)
-    if main:
-        with RunLock(out):
-            saved = recommender.save(out / MODEL)
-            cost = replace(cost, bytes_on_disk=sum(file.stat().st_size for file in saved.iterdir()))
-            write_atomic(out / COSTS, json.dumps(cost.to_dict(), indent=1).encode() + b"\n")
-    found = evaluate(recommender, divided, measures=measures, seed=seed, cost=cost, reporter=reporter)
+    with threads_restored():
+        use_threads(fitted.threads)
+        cost = _cost(fitted)
+        if main:
+            with RunLock(out):
+                saved = recommender.save(out / MODEL)
+                cost = replace(cost, bytes_on_disk=sum(file.stat().st_size for file in saved.iterdir()))
+                write_atomic(out / COSTS, json.dumps(cost.to_dict(), indent=1).encode() + b"\n")
+        found = evaluate(recommender, divided, measures=measures, seed=seed, cost=cost, reporter=reporter)
     if main:
         with RunLock(out):
             found.save(out)

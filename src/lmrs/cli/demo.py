@@ -39,7 +39,7 @@ NEXT = """with your own data (columns user, item, time):
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="Of every learned system, instead of what takes a few minutes.")
 @click.option("--seed", default=0, show_default=True, help="Of everything that is drawn.")
-@options.threads
+@options.fit_threads
 @options.quiet
 def demo(data: str, out: str, epochs: int | None, seed: int, threads: int | None, quiet: bool) -> None:
     """Fit three language-modelling recommenders beside five controls, show what each is worth, and recommend by title.
@@ -47,6 +47,7 @@ def demo(data: str, out: str, epochs: int | None, seed: int, threads: int | None
     A demo that was stopped goes on where it was when it is started again.
     """
     from lmrs.cli import show
+    from lmrs.fit import Execution
     from lmrs.hardware import keep_memory, use_threads
     from lmrs.interrupts import Interrupted
     from lmrs.progress import Reporter
@@ -56,7 +57,7 @@ def demo(data: str, out: str, epochs: int | None, seed: int, threads: int | None
     keep_memory()
     use_threads(threads)
     console = show.console()
-    spec, folder = Data(source=data), Path(out)
+    spec, folder, execution = Data(source=data), Path(out), Execution(threads="auto" if threads is None else threads)
     found: dict[str, Evaluation] = {}
     with Reporter(quiet=quiet) as reporter:
         dataset = spec.load()
@@ -70,8 +71,9 @@ def demo(data: str, out: str, epochs: int | None, seed: int, threads: int | None
             there = (folder / name / RUN).is_file()
             try:
                 found[name] = train(
-                    name, given, spec, out=folder / name, seed=seed, resume=there, loaded=(dataset, split), reporter=reporter
-                )
+                    name, given, spec, out=folder / name, seed=seed, resume=there, execution=execution,
+                    loaded=(dataset, split), reporter=reporter,
+                )  # fmt: skip
             except Interrupted as stopped:
                 raise Interrupted(stopped.code, stopped.what, "go on with the same command") from None
     console.print(_table(found))
@@ -90,11 +92,12 @@ def _table(found: dict[str, Evaluation]) -> RenderableType:
     from lmrs.cli import show
 
     first = next(iter(found.values()))
+    threads = " or ".join(str(each) for each in sorted({each.cost.threads for each in found.values()}))
     best = max(found, key=lambda name: found[name].measures["NDCG@10"])
     out = Table(
         box=box.SIMPLE_HEAD,
         title=show.protocol(first.protocol),
-        caption=f"Brackets: 95 % bootstrap intervals over users. Threads: {first.cost.threads}; seed: {first.protocol.seeds[0]}.",
+        caption=f"Brackets: 95 % bootstrap intervals over users. Threads: {threads}; seed: {first.protocol.seeds[0]}.",
         title_justify="left",
         caption_justify="left",
     )

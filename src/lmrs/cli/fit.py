@@ -22,7 +22,7 @@ from lmrs.cli import options
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in RUN.")
 @options.measure
 @options.device
-@options.threads
+@options.fit_threads
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "bf16-loss", "bf16", "auto"]),
@@ -67,7 +67,13 @@ def fit(
     given = settings.parse(settings.find(system), pairs)
     use_threads(threads)
     keep_memory()
-    execution = Execution(device=device, micro_batch=micro_batch, checkpoint_every=checkpoint_every, precision=precision)
+    execution = Execution(
+        device=device,
+        micro_batch=micro_batch,
+        checkpoint_every=checkpoint_every,
+        precision=precision,
+        threads="auto" if threads is None else threads,
+    )
     main = int(os.environ.get("RANK", "0")) == 0  # of processes that torchrun started together, one talks
     with Reporter(quiet=quiet or not main) as reporter:
         found = train(

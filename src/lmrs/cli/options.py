@@ -16,6 +16,9 @@ ROLES = ("user", "item", "time", "rating", "type")
 
 device = click.option("--device", default="auto", show_default=True, help="cpu, cuda or auto.")
 threads = click.option("--threads", type=int, help="Threads to compute with [default: OMP_NUM_THREADS, else the physical cores].")
+fit_threads = click.option(
+    "--threads", type=int, help="Threads to compute with [default: OMP_NUM_THREADS, else as many as a probe finds to pay]."
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 quiet = click.option("--quiet", is_flag=True, help="No progress.")
 measure = click.option(

@@ -68,9 +68,20 @@ def cost(card: Cost) -> str:
         parts.append(f"{peak / 2**20:,.0f} MiB of memory")
     if card.bytes_on_disk:
         parts.append(f"{card.bytes_on_disk / 2**20:,.1f} MiB on disk")
-    threads = "1 thread" if card.threads == 1 else f"{card.threads} threads"
-    products = "" if card.precision == "fp32" else f", {card.precision}"
-    return f"{', '.join(parts)}; {threads} on {card.device}{products}"
+    threads = _threads(card.threads) + _tried((_threads(int(n)), rate) for n, rate in card.probed.get("threads", {}).items())
+    products = _tried((f"products in {name}", rate) for name, rate in card.probed.get("precision", {}).items())
+    precision = f", {card.precision}{products}" if products or card.precision != "fp32" else ""
+    return f"{', '.join(parts)}; {threads} on {card.device}{precision}"
+
+
+def _threads(number: int) -> str:
+    return "1 thread" if number == 1 else f"{number} threads"
+
+
+def _tried(rates: Iterable[tuple[str, float]]) -> str:
+    """What a probe found of the ways not taken, in brackets; "" where there was none."""
+    told = ", ".join(f"{name}: {rate:.2f}x" for name, rate in rates)
+    return f" ({told})" if told else ""
 
 
 def seconds(value: float) -> str:
