@@ -104,10 +104,10 @@ def test_a_fit_finds_its_threads_and_says_so(
     told = call(capsys, "fit", "sasrec", "--data", shop, *columns(), *TINY, "--out", "run", "--quiet")
     assert "; 1 thread (2 threads: 0.86x, 4 threads: 1.00x) on cpu" in " ".join(told.split())
     report = json.loads(Path("run/evaluation/report.json").read_text())
-    assert (report["cost"]["threads"], report["cost"]["probed"]) == (1, {"threads": {"2": 0.864, "4": 1.0}})
+    assert (report["cost"]["threads"], report["cost"]["probed"]["threads"]) == (1, {"2": 0.864, "4": 1.0})
     assert json.loads(Path("run/run.json").read_text())["execution"]["threads"] == "auto"
     cost = fit(capsys, shop, "given", "sasrec", *TINY, "--threads", "2")["cost"]
-    assert (cost["threads"], cost["probed"]) == (2, {})
+    assert (cost["threads"], cost["probed"].get("threads")) == (2, None)
 
 
 def test_the_cost_line_tells_what_was_chosen_and_what_else_was_tried() -> None:
@@ -120,6 +120,9 @@ def test_the_cost_line_tells_what_was_chosen_and_what_else_was_tried() -> None:
     assert show.cost(Cost(threads=2, probed=probed)).endswith(
         "; 2 threads (1 thread: 0.40x) on cpu, fp32 (products in bf16-loss: 1.20x)"
     )
+    probed = {"softmax": {"torch": 0.7412}}
+    assert show.cost(Cost(softmax="native", probed=probed)).endswith("; 1 thread on cpu, softmax by native (torch: 0.74x)")
+    assert show.cost(Cost(softmax="native")).endswith("; 1 thread on cpu, softmax by native")
 
 
 def test_evaluate_repeats_the_numbers(capsys: pytest.CaptureFixture[str], shop: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ from fit_runs import digest, fitting, system, tiny, two_stages
 from impressed import news
 from rich.console import Console
 
-from lmrs import checkpoint, hardware
+from lmrs import checkpoint, hardware, native
 from lmrs.errors import BusyError, CheckpointError, ContractError, DataError, DivergedError, SealedError, StorageError, UserError
 from lmrs.fit import Execution, Interrupted, fit
 from lmrs.lock import RunLock
@@ -408,17 +409,28 @@ def test_auto_precision_rounds_where_it_pays(split, monkeypatch, items, gain, lo
     monkeypatch.setattr(fitting, "LARGE", items)
     monkeypatch.setattr(fitting, "bf16_gain", lambda n: gain)
     system = sasrec(**{**SMALL, "epochs": 1}, loss=loss)
-    fitted = fit(system, split, execution=Execution(device="cpu", precision="auto"))
+    fitted = fit(system, split, execution=Execution(device="cpu", precision="auto", softmax="torch"))
     assert fitted.precision == chosen
     told = {"fp32": 1 / gain} if chosen == "bf16-loss" else {"bf16-loss": gain}
     assert fitted.probed == ({"precision": told} if items == 0 and loss == "softmax" else {})
-    assert digest(fitted) == digest(fit(system, split, execution=Execution(device="cpu", precision=chosen)))
+    assert digest(fitted) == digest(fit(system, split, execution=Execution(device="cpu", precision=chosen, softmax="torch")))
+
+
+def test_rounding_must_beat_a_softmax_that_is_fast_without(split, monkeypatch):
+    monkeypatch.setattr(fitting, "LARGE", 0)
+    monkeypatch.setattr(fitting, "bf16_gain", lambda n: 1.8)
+    monkeypatch.setattr(native, "load", lambda: native.Softmax(Path("none"), None, 16, 48))
+    for gain, chosen in ((1.1, "bf16-loss"), (1.3, "fp32"), (0.5, "bf16-loss")):
+        monkeypatch.setattr(fitting, "kernel_gain", lambda kernel, gain=gain: gain)
+        monkeypatch.setattr(fitting._Run, "_kernel", lambda self: None)
+        fitted = fit(sasrec(**{**SMALL, "epochs": 1}), split, execution=Execution(device="cpu", precision="auto"))
+        assert fitted.precision == chosen
 
 
 def test_a_run_keeps_the_precision_it_began_with(split, tmp_path, monkeypatch):
     monkeypatch.setattr(fitting, "LARGE", 0)
     monkeypatch.setattr(fitting, "bf16_gain", lambda n: 2.0)
-    execution = Execution(device="cpu", precision="auto", checkpoint_every=2)
+    execution = Execution(device="cpu", precision="auto", softmax="torch", checkpoint_every=2)
     whole = run("sasrec", split, execution=execution)
     interrupted(split, tmp_path, at=5, execution=execution)
     monkeypatch.setattr(fitting, "bf16_gain", lambda n: 1.0)
@@ -455,8 +467,8 @@ def test_a_probe_of_threads_changes_no_bit(split, monkeypatch, named, chosen):
     probed = fit(made, given, seed=3, execution=AUTO)
     assert asked == [8]
     assert digest(probed) == digest(plain)
-    assert (plain.threads, plain.probed) == (chosen, {})
-    assert (probed.threads, probed.probed) == (chosen, {"threads": {str(3 - chosen): 0.86}})
+    assert (plain.threads, plain.probed.get("threads")) == (chosen, None)
+    assert (probed.threads, probed.probed["threads"]) == (chosen, {str(3 - chosen): 0.86})
     assert torch.get_num_threads() == before
 
 
@@ -468,7 +480,7 @@ def test_a_run_keeps_the_threads_it_began_with(split, tmp_path, monkeypatch):
     assert len(asked) == 2
     probing(monkeypatch, 2)
     again = run("sasrec", split, out=tmp_path, resume=True, execution=AUTO)
-    assert (again.threads, again.probed) == (1, {"threads": {"2": 0.86}})
+    assert (again.threads, again.probed["threads"]) == (1, {"2": 0.86})
     assert digest(again) == whole
 
 
@@ -477,7 +489,7 @@ def test_threads_that_are_said_are_not_probed(split, tmp_path, monkeypatch):
     interrupted(split, tmp_path, at=5, execution=AUTO)
     asked.clear()
     again = run("sasrec", split, out=tmp_path, resume=True, execution=Execution(device="cpu", threads=1))
-    assert (again.threads, again.probed) == (1, {})
+    assert (again.threads, again.probed.get("threads")) == (1, None)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert run("sasrec", split, execution=AUTO).threads == 3
     assert run("sasrec", split).threads == torch.get_num_threads()

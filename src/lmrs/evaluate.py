@@ -308,6 +308,7 @@ def cost_of(source: Recommender | Fitted) -> Cost:
         targets=source.targets,
         threads=source.threads,
         precision=source.precision,
+        softmax=source.softmax,
         probed=source.probed,
         device=Recommender.of(source).device,
     )

@@ -24,7 +24,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from lmrs import __version__, taxonomy, tuning
+from lmrs import __version__, native, taxonomy, tuning
 from lmrs.batch import Batch
 from lmrs.distributed import Group
 from lmrs.errors import ContractError, DataError, DivergedError
@@ -33,7 +33,7 @@ from lmrs.interrupts import Interrupted, Stop
 from lmrs.journal import Journal, Progress, assign, assign_optimizer
 from lmrs.judge import judge, judge_among
 from lmrs.lock import RunLock
-from lmrs.losses import FullSoftmax, rounded_products
+from lmrs.losses import FullSoftmax, kernel_gain, rounded_products, softmax_by
 from lmrs.measures import RankMeasure, Sampled, falls, parse
 from lmrs.models.network import ControlScorer, Model, Network, Scorer
 from lmrs.objectives import Objective
@@ -55,8 +55,8 @@ class Fitted:
 
     vocab: with training counts. log: the lines of metrics.jsonl. moved: for each stage, what taxonomy.check counted.
     steps, targets: updates made and predictions charged. parameters: total number. trained: declared tuned in any stage.
-    seconds, cpu_seconds: of this process, resumed parts included. seed: of everything that was drawn. precision, threads: those
-    it was computed with. probed: what was measured to choose them, as in cards.Cost.
+    seconds, cpu_seconds: of this process, resumed parts included. seed: of everything that was drawn. precision, threads,
+    softmax: those it was computed with. probed: what was measured to choose them, as in cards.Cost.
     """
 
     system: System
@@ -75,10 +75,12 @@ class Fitted:
     seed: int = 0
     precision: str = "fp32"
     threads: int = field(default_factory=torch.get_num_threads)
+    softmax: str = "torch"
     probed: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 PRECISIONS = ("fp32", "bf16-loss", "bf16", "auto")
+SOFTMAXES = ("auto", "torch", "native")
 LARGE = 4096  # items from which on the full softmax is most of a step
 
 
@@ -89,10 +91,12 @@ class Execution:
     device: "cpu", "cuda" or "auto". micro_batch: rows of a forward pass (None: the whole batch). checkpoint_every: updates.
     precision: of matrix products. "fp32"; "bf16-loss": those of the full softmax in bf16 (losses.rounded_products); "bf16":
     those of the network, too, by autocast; "auto": "bf16-loss" where a catalogue is large and a probe finds the processor at
-    least 1.5 times as fast with it, else "fp32".
+    least 1.5 times as fast with it (more where `softmax` is fast without), else "fp32".
+    softmax: what computes the full softmax in fp32 on a processor. "torch"; "native": the C kernel of lmrs.native; "auto": the
+    kernel where a compiler is there and a probe, made once for a machine, finds it a tenth faster. The two differ by rounding.
     threads: of the processor while it fits. None: as torch is set; "auto": what OMP_NUM_THREADS says, else as many as pay, by a
     probe with some examples of the first epoch (hardware.fewest_threads; about half a second, and nothing drawn depends on it).
-    A run that goes on keeps the precision and the threads it began with where they are "auto".
+    A run that goes on keeps the precision, the softmax and the threads it began with where they are "auto".
     """
 
     device: str = "auto"
@@ -100,6 +104,7 @@ class Execution:
     checkpoint_every: int = 500
     precision: str = "fp32"
     threads: int | str | None = None
+    softmax: str = "auto"
 
     def resolved(self) -> torch.device:
         """The device. Raises ContractError for one that is unknown or not there, or for threads that are no number."""
@@ -214,13 +219,14 @@ class _Run:
         self.precision = self.journal.identity["precision"]
         if self.execution.precision == "auto" and self.precision != "fp32":
             self.reporter.say("products of the full softmax in bf16, which is faster here (--precision fp32 keeps them in fp32)")
+        kernel = self._kernel()
         scorer = self._build(0)
         if isinstance(scorer, ControlScorer):
             return self._estimate(scorer)
         assert isinstance(scorer, Network)
         network = scorer
         objective: Objective | None = None
-        with self.stop:
+        with self.stop, softmax_by(kernel):
             for number, stage in enumerate(self.system.stages):
                 assert isinstance(stage, Stage)
                 objective = stage.objective
@@ -253,6 +259,7 @@ class _Run:
             seed=self.seed,
             precision=self.precision,
             threads=torch.get_num_threads(),
+            softmax=self.progress.softmax,
             probed=self.progress.probed,
         )
 
@@ -272,17 +279,42 @@ class _Run:
             raise ContractError(needed=f"a precision among {', '.join(PRECISIONS)}", came=repr(asked))
         if asked != "auto":
             return asked
-        worth = (
-            self.group.is_main
-            and self.device.type == "cpu"
-            and self.vocab.n_items >= LARGE
-            and any(isinstance(part, FullSoftmax) for stage in self.system.stages for part in parts(stage))
-        )
+        worth = self.group.is_main and self.device.type == "cpu" and self.vocab.n_items >= LARGE and self._charges_all()
         gain = bf16_gain(self.vocab.n_items) if worth else 0.0
-        rounded = self.group.any(gain >= 1.5)
+        kernel = native.load() if worth and self.execution.softmax != "torch" else ""  # rounding must beat what there is without
+        rounded = self.group.any(gain >= 1.5 * (1.0 if isinstance(kernel, str) else max(1.0, kernel_gain(kernel))))
         if worth:
             self.probed["precision"] = {"fp32": 1 / gain} if rounded else {"bf16-loss": gain}
         return "bf16-loss" if rounded else "fp32"
+
+    def _charges_all(self) -> bool:
+        """Whether some stage's loss is a full softmax."""
+        return any(isinstance(part, FullSoftmax) for stage in self.system.stages for part in parts(stage))
+
+    def _kernel(self) -> native.Softmax | None:
+        """What computes the full softmax, None for torch; a run that goes on keeps what it began with, if that is there."""
+        asked, progress = self.execution.softmax, self.progress
+        if asked not in SOFTMAXES:
+            raise ContractError(needed=f"a softmax among {', '.join(SOFTMAXES)}", came=repr(asked))
+        if asked == "auto":
+            asked = progress.softmax
+        progress.softmax = "torch"
+        if asked == "torch" or self.device.type != "cpu" or self.precision != "fp32" or not self._charges_all():
+            return None
+        kernel = native.load()
+        if isinstance(kernel, str):
+            if self.execution.softmax == "native":
+                raise ContractError(needed="a C compiler for the native softmax", came=kernel, remedy="install one, or use torch")
+            if asked == "native":
+                self.reporter.say(f"the full softmax, which was native, goes on by torch: {kernel}")
+            return None
+        if not asked:
+            gain = kernel_gain(kernel)
+            progress.probed["softmax"] = {"torch": 1 / gain} if gain >= 1.1 else {"native": gain}
+            if gain < 1.1:
+                return None
+        progress.softmax = "native"
+        return kernel
 
     def _build(self, number: int) -> Any:
         """The scorer with its initial weights, a function of (seed, stage); torch's own generator is put back."""

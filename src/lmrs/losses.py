@@ -6,7 +6,9 @@ positions). `negatives` says what must be drawn for it (None: the whole catalogu
 
 from __future__ import annotations
 
+import json
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,12 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lmrs.files import write_atomic
+from lmrs.hardware import threads_restored
+from lmrs.native import Charged, Softmax
 from lmrs.negatives import Drawn, Negatives, Uniform
 
 _LOG2_E = math.log2(math.e)
 TILE = 4096  # items of the catalogue at a time: their scores for a block of rows fit into a second-level cache
 _FEW, _SOME = 64, 2048  # rows and items of a piece of a large product
 _rounding: ContextVar[bool] = ContextVar("rounding", default=False)
+_kernel: ContextVar[Softmax | None] = ContextVar("kernel", default=None)
 
 
 @contextmanager
@@ -37,6 +43,42 @@ def rounded_products(rounded: bool) -> Iterator[None]:
         yield
     finally:
         _rounding.reset(before)
+
+
+@contextmanager
+def softmax_by(kernel: Softmax | None) -> Iterator[None]:
+    """In this block FullSoftmax goes by a kernel of `native.load` where that serves; None: by torch."""
+    before = _kernel.set(kernel)
+    try:
+        yield
+    finally:
+        _kernel.reset(before)
+
+
+def kernel_gain(kernel: Softmax) -> float:
+    """How many times as fast as torch a kernel charges 192 rows of width 64 against 4,096 items, on one thread.
+
+    Measured once (about 0.3 s of processor time: the best of many turns of either, since a neighbour can only make them slower)
+    and kept beside the kernel, so that every later run of this machine makes the same choice.
+    """
+    note = kernel.path.with_suffix(".json")
+    if note.is_file():
+        return float(json.loads(note.read_bytes())["gain"])
+    states = torch.linspace(-1, 1, 192 * 64).view(192, 64).requires_grad_()
+    output, target = Output(torch.linspace(-0.1, 0.1, 4096 * 64).view(4096, 64).requires_grad_(), None), torch.arange(192)
+    best = {"native": math.inf, "torch": math.inf}
+    with threads_restored():
+        torch.set_num_threads(1)
+        for turn in range(40):
+            for name, way in (("native", kernel), ("torch", None)):
+                begin = time.thread_time()
+                with softmax_by(way):
+                    FullSoftmax().charge(states, output, target)
+                if turn:
+                    best[name] = min(best[name], time.thread_time() - begin)
+    if not note.is_file():  # else another process was first, and its word counts
+        write_atomic(note, json.dumps({"gain": best["torch"] / best["native"]}).encode())
+    return float(json.loads(note.read_bytes())["gain"])
 
 
 class Output(NamedTuple):
@@ -78,78 +120,40 @@ class _FullSoftmax(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, states, table, bias, target, smoothing, block, half):
-        rows, items = states.shape[0], table.shape[0]
-        block = 2 * block if half else block  # what is best for either: half the buffer's bytes are read
         need_states, need_table, need_bias = ctx.needs_input_grad[:3]
-        grad_states = torch.zeros_like(states) if need_states else None
-        grad_table = torch.zeros_like(table) if need_table else None
-        grad_bias = torch.zeros_like(bias) if bias is not None and need_bias else None
-        # A tile of the catalogue stays in the cache from its scores to its share of the states' gradient. A GPU wants few large
-        # products instead.
-        tile = min(TILE, items) if table.device.type == "cpu" else items
-        tiles = [slice(begin, min(begin + tile, items)) for begin in range(0, items, tile)]
-        products = (_Rounded if half else _Products)(table, min(block, rows), tile)
-        # Scores are made in base 2, because exp2 takes a third of the time of exp, and items by rows, because the product of the
-        # table with a narrow matrix is faster than its transpose. d cost / d logits = exp(logits - top) / mass
-        # - (1 - smoothing) onehot - smoothing / V: the division by the mass and the two last terms act on the small side of the
-        # products, so the buffer is passed over as few times as possible.
+        needs = (need_states, need_table, bias is not None and need_bias)
+        # Scores are made in base 2, because exp2 takes a third of the time of exp. d cost / d logits = exp(logits - top) / mass
+        # - (1 - smoothing) onehot - smoothing / V: the two last terms act on states and table, not on a score each.
         scaled = states * _LOG2_E
-        offset = None if bias is None else (bias * _LOG2_E)[:, None]
+        offset = None if bias is None else bias * _LOG2_E
         chosen = table[target]
-        cost = (scaled * chosen).sum(1)
+        own = (scaled * chosen).sum(1)
         if offset is not None:
-            cost += offset[target, 0]
-        cost *= smoothing - 1
-        small = _small(scaled, table, offset)
-        total = torch.zeros((), dtype=torch.float64, device=states.device)
-        for begin in range(0, rows, block):
-            place = slice(begin, begin + block)
-            asked, part, own = scaled[place], states[place], cost[place]
-            to_states = None if grad_states is None else grad_states[place]
-            mass = asked.new_zeros(len(asked))
-            # The largest score so far, and what it was at each tile; finite, since a tile may hold nothing but minus infinity.
-            top, tops = torch.full_like(mass, torch.finfo(mass.dtype).min), []
-            for where in tiles:
-                logits = products.scores(asked, where, offset)
-                if smoothing:
-                    own = own - logits.sum(0).mul_(smoothing / items)
-                if not small:
-                    above = torch.maximum(top, logits.amax(0))
-                    shrunk = (top - above).exp2_()
-                    mass *= shrunk
-                    if to_states is not None:
-                        to_states *= shrunk[:, None]
-                    top = above
-                    tops.append(top)
-                    logits.sub_(top)
-                mass += logits.exp2_().sum(0)
-                products.exponentiated(where)
-                if to_states is not None:
-                    products.to_states(to_states, where)
-            own = own / _LOG2_E + mass.log()
-            total += (own if small else own + top / _LOG2_E).sum(dtype=torch.float64)
-            if to_states is not None:
-                to_states.div_(mass[:, None])
-            shares = [1 / mass] if small else [(then - top).exp2_() / mass for then in tops]
-            for index, where in enumerate(tiles):
-                if grad_table is not None and (not index or not small):
-                    weighed = part * shares[index][:, None]
-                if grad_table is not None:
-                    products.to_table(grad_table[where], weighed, where)
-                if grad_bias is not None:
-                    grad_bias[where].addmv_(products.probabilities(where), shares[0 if small else index])
+            own += offset[target]
+        most = _largest(scaled, table, offset)
+        kernel = None if half else _kernel.get()
+        if kernel is not None and math.isfinite(most) and kernel.serves(states, table):
+            found = kernel(states, scaled, table, offset, own, needs)
+        else:
+            found = _charged(states, scaled, table, offset, needs, block=block, half=half, small=most < 60)
+        cost = own * (smoothing - 1)
+        if smoothing:
+            mean = table.mean(0)
+            cost -= smoothing * (scaled @ mean + (0 if offset is None else offset.mean()))
+        total = found.log_mass.sum(dtype=torch.float64) + cost.sum(dtype=torch.float64) / _LOG2_E
+        _, grad_states, grad_table, grad_bias = found
         if grad_states is not None:
             grad_states.sub_(chosen, alpha=1 - smoothing)
             if smoothing:
-                grad_states.sub_(table.mean(0), alpha=smoothing)
+                grad_states.sub_(mean, alpha=smoothing)
         if grad_table is not None:
             grad_table.index_add_(0, target, states, alpha=smoothing - 1.0)
             if smoothing:
-                grad_table.sub_(states.sum(0), alpha=smoothing / items)
+                grad_table.sub_(states.sum(0), alpha=smoothing / len(table))
         if grad_bias is not None:
             grad_bias.index_add_(0, target, torch.ones_like(target, dtype=bias.dtype), alpha=smoothing - 1.0)
             if smoothing:
-                grad_bias.sub_(smoothing * rows / items)
+                grad_bias.sub_(smoothing * len(states) / len(table))
         ctx.save_for_backward(*(g for g in (grad_states, grad_table, grad_bias) if g is not None))
         ctx.present = (grad_states is not None, grad_table is not None, grad_bias is not None)
         return total.to(states.dtype)
@@ -162,20 +166,82 @@ class _FullSoftmax(torch.autograd.Function):
         return (*grads, None, None, None, None)
 
 
+def _charged(
+    states: Tensor,
+    scaled: Tensor,
+    table: Tensor,
+    offset: Tensor | None,
+    needs: tuple[bool, bool, bool],
+    *,
+    block: int,
+    half: bool,
+    small: bool,
+) -> Charged:
+    """What `native.Softmax` gives, by torch, on any device and in any precision. small: scores need no maximum."""
+    rows, items = states.shape[0], table.shape[0]
+    block = 2 * block if half else block  # what is best for either: half the buffer's bytes are read
+    grad_states = torch.zeros_like(states) if needs[0] else None
+    grad_table = torch.zeros_like(table) if needs[1] else None
+    grad_bias = torch.zeros_like(offset) if offset is not None and needs[2] else None
+    # A tile of the catalogue stays in the cache from its scores to its share of the states' gradient. A GPU wants few large
+    # products instead.
+    tile = min(TILE, items) if table.device.type == "cpu" else items
+    tiles = [slice(begin, min(begin + tile, items)) for begin in range(0, items, tile)]
+    products = (_Rounded if half else _Products)(table, min(block, rows), tile)
+    column = None if offset is None else offset[:, None]
+    log_mass = []
+    # Scores are held items by rows, because the product of the table with a narrow matrix is faster than its transpose. The
+    # division by the mass acts on the small side of the products, so the buffer is passed over as few times as possible.
+    for begin in range(0, rows, block):
+        place = slice(begin, begin + block)
+        asked, part = scaled[place], states[place]
+        to_states = None if grad_states is None else grad_states[place]
+        mass = asked.new_zeros(len(asked))
+        # The largest score so far, and what it was at each tile; finite, since a tile may hold nothing but minus infinity.
+        top, tops = torch.full_like(mass, torch.finfo(mass.dtype).min), []
+        for where in tiles:
+            logits = products.scores(asked, where, column)
+            if not small:
+                above = torch.maximum(top, logits.amax(0))
+                shrunk = (top - above).exp2_()
+                mass *= shrunk
+                if to_states is not None:
+                    to_states *= shrunk[:, None]
+                top = above
+                tops.append(top)
+                logits.sub_(top)
+            mass += logits.exp2_().sum(0)
+            products.exponentiated(where)
+            if to_states is not None:
+                products.to_states(to_states, where)
+        log_mass.append(mass.log() if small else mass.log() + top / _LOG2_E)
+        if to_states is not None:
+            to_states.div_(mass[:, None])
+        shares = [1 / mass] if small else [(then - top).exp2_() / mass for then in tops]
+        for index, where in enumerate(tiles):
+            if grad_table is not None and (not index or not small):
+                weighed = part * shares[index][:, None]
+            if grad_table is not None:
+                products.to_table(grad_table[where], weighed, where)
+            if grad_bias is not None:
+                grad_bias[where].addmv_(products.probabilities(where), shares[0 if small else index])
+    return Charged(torch.cat(log_mass) if log_mass else scaled.new_zeros(0), grad_states, grad_table, grad_bias)
+
+
 def _last() -> bool:
     """Whether the running backward pass gives its graph up, so that what it saved may be changed; False if torch cannot tell."""
     keeps = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
     return keeps is not None and not keeps()
 
 
-def _small(scaled: Tensor, table: Tensor, offset: Tensor | None) -> bool:
-    """Whether no score can leave 2^-60 .. 2^60 (Cauchy-Schwarz), so that a softmax needs no maximum; False for NaN."""
+def _largest(scaled: Tensor, table: Tensor, offset: Tensor | None) -> float:
+    """What no score exceeds in size (Cauchy-Schwarz): below 60, so in 2^-60 .. 2^60, a softmax needs no maximum. May be NaN."""
     if not len(scaled):
-        return True
+        return 0.0
     most = torch.linalg.vector_norm(scaled, dim=1).amax() * torch.linalg.vector_norm(table, dim=1).amax()
     if offset is not None:
         most = most + offset.abs().amax()
-    return bool(most < 60)
+    return float(most)
 
 
 class _Products:

@@ -30,6 +30,13 @@ from lmrs.cli import options
     show_default=True,
     help="Of matrix products in the fit: bf16-loss rounds those of the full softmax; auto does where a probe finds it faster.",
 )
+@click.option(
+    "--softmax",
+    type=click.Choice(["auto", "torch", "native"]),
+    default="auto",
+    show_default=True,
+    help="What computes the full softmax on a processor: native is a C kernel; auto takes it where it can be made and is faster.",
+)
 @click.option("--micro-batch", type=click.IntRange(min=1), help="Rows of a forward pass, if a whole batch does not fit.")
 @click.option("--checkpoint-every", type=click.IntRange(min=1), default=500, show_default=True, help="Steps between checkpoints.")
 @options.quiet
@@ -44,6 +51,7 @@ def fit(
     device: str,
     threads: int | None,
     precision: str,
+    softmax: str,
     micro_batch: int | None,
     checkpoint_every: int,
     quiet: bool,
@@ -72,6 +80,7 @@ def fit(
         micro_batch=micro_batch,
         checkpoint_every=checkpoint_every,
         precision=precision,
+        softmax=softmax,
         threads="auto" if threads is None else threads,
     )
     main = int(os.environ.get("RANK", "0")) == 0  # of processes that torchrun started together, one talks

@@ -71,7 +71,9 @@ def cost(card: Cost) -> str:
     threads = _threads(card.threads) + _tried((_threads(int(n)), rate) for n, rate in card.probed.get("threads", {}).items())
     products = _tried((f"products in {name}", rate) for name, rate in card.probed.get("precision", {}).items())
     precision = f", {card.precision}{products}" if products or card.precision != "fp32" else ""
-    return f"{', '.join(parts)}; {threads} on {card.device}{precision}"
+    tried = _tried(card.probed.get("softmax", {}).items())
+    softmax = f", softmax by {card.softmax}{tried}" if tried or card.softmax != "torch" else ""
+    return f"{', '.join(parts)}; {threads} on {card.device}{precision}{softmax}"
 
 
 def _threads(number: int) -> str:

@@ -1,0 +1,180 @@
+"""The full softmax in C: made by this machine's own compiler, used where a probe finds it faster, checked against torch.
+
+Plain torch makes the loss of three matrix products with a side of 64 and passes over their results, which leave the caches in
+between; no library offers the whole as one step on a processor (torch's linear_cross_entropy and Liger's kernels are for GPUs, or
+hold all scores). `softmax.c` does, in exact fp32. It is optional: without a compiler, or for shapes it does not serve, the loss
+goes by torch, and results differ by the order of additions alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lmrs.cache import cache_folder
+from lmrs.errors import StorageError
+from lmrs.files import write_atomic
+
+SOURCE = Path(__file__).with_name("softmax.c")
+_FLAGS = (("-march=native",), ("-mcpu=native",), ())  # the first that a compiler takes
+_HELD = 2**29  # bytes of probabilities at most, which bounds how many blocks of rows are under way at once
+
+
+class Charged(NamedTuple):
+    """log_mass: float64[M], log of the sum of exponentials. The gradients are those of its sum; None where not asked for."""
+
+    log_mass: Tensor
+    states: Tensor | None
+    table: Tensor | None
+    bias: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Softmax:
+    """The loaded library. path: where it is. lanes: numbers of a register. rows: of a block."""
+
+    path: Path
+    library: Any
+    lanes: int
+    rows: int
+
+    def serves(self, states: Tensor, table: Tensor) -> bool:
+        """Whether states [M, D] and table [V, D] are of a kind that it knows: fp32 on a processor."""
+        return all(each.dtype == torch.float32 and each.device.type == "cpu" for each in (states, table))
+
+    def __call__(
+        self, states: Tensor, scaled: Tensor, table: Tensor, offset: Tensor | None, own: Tensor, needs: tuple[bool, bool, bool]
+    ) -> Charged:
+        """log sum_i 2^(scaled . table[i] + offset[i]) of each row; its gradients by states, table and bias where `needs` says.
+
+        states: float32[M, D]; scaled: the same times log2(e). table: [V, D]. offset: [V], the bias times log2(e), or None.
+        own: [M], the score of some item in base 2, best the target's. Everything is finite (the caller sees to that).
+        Blocks of rows go to torch's number of threads.
+        """
+        if missing := -states.shape[1] % self.lanes:  # zeros add nothing
+            wide = [F.pad(each, (0, missing)) for each in (states, scaled, table)]
+            found = self(wide[0], wide[1], wide[2], offset, own, needs)
+            thin = [None if each is None else each[:, :-missing].contiguous() for each in (found.states, found.table)]
+            return Charged(found.log_mass, thin[0], thin[1], found.bias)
+        count, width, items = len(states), states.shape[1], len(table)
+        states, scaled, table = states.contiguous(), scaled.contiguous(), table.contiguous()
+        found = Charged(
+            torch.empty(count, dtype=torch.float64),
+            torch.empty_like(states) if needs[0] else None,
+            torch.zeros_like(table) if needs[1] else None,
+            torch.zeros(items) if needs[2] and offset is not None else None,
+        )
+        blocks = range(0, count, self.rows)
+        threads = torch.get_num_threads()
+        group = max(1, min(threads, len(blocks), _HELD // (4 * items * self.rows)))
+        held = torch.empty(group, items * self.rows)
+        inverse = torch.empty(group, self.rows)
+        work = torch.empty(threads, 3 * self.rows * width)
+
+        def score(slot: int, begin: int) -> None:
+            self.library.lmrs_rows(
+                _at(scaled, begin * width), _at(own, begin), min(self.rows, count - begin), _at(table), _at(offset), items, width,
+                _at(found.log_mass, begin), _at(inverse[slot]), _at(held[slot]), _at(found.states, begin * width),
+                _at(work[slot]),
+            )  # fmt: skip
+
+        def share(slot: int, first: int, last: int, begins: range) -> None:
+            for place, begin in enumerate(begins):
+                self.library.lmrs_items(
+                    _at(states, begin * width), min(self.rows, count - begin), _at(inverse[place]), _at(held[place]), first, last,
+                    width, _at(found.table), _at(found.bias), _at(work[slot]),
+                )  # fmt: skip
+
+        learns = found.table is not None or found.bias is not None
+        step = -(-items // threads)
+        each: Callable[..., Any] = map if threads == 1 else _pool(threads, os.getpid()).map
+        for at in range(0, len(blocks), group):
+            begins = blocks[at : at + group]
+            list(each(score, range(len(begins)), begins))
+            if learns:
+                firsts = range(0, items, step)
+                lasts = [min(first + step, items) for first in firsts]
+                list(each(share, range(len(firsts)), firsts, lasts, [begins] * len(firsts)))
+        return found
+
+
+def _at(tensor: Tensor | None, offset: int = 0) -> int | None:
+    """The address of a contiguous tensor's number `offset`."""
+    return None if tensor is None else tensor.data_ptr() + offset * tensor.element_size()
+
+
+@cache
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """C code runs without the interpreter's lock, so plain threads do. A forked process has none of its parent's."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="lmrs-softmax")
+
+
+@cache
+def load() -> Softmax | str:
+    """The kernel, compiled if need be (about a second, once for a machine), or why there is none, in a few words."""
+    compiler = _compiler()
+    if compiler is None:
+        return "no C compiler"
+    try:
+        path = _built(compiler)
+        library = ctypes.CDLL(str(path))
+    except (OSError, subprocess.SubprocessError, StorageError) as error:
+        return f"{Path(compiler).name} did not make it ({type(error).__name__})"
+    number, long, place = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
+    library.lmrs_shape.argtypes = (place,)
+    library.lmrs_rows.argtypes = (place, place, number, place, place, long, number, place, place, place, place, place)
+    library.lmrs_items.argtypes = (place, number, place, place, long, long, number, place, place, place)
+    for function in (library.lmrs_shape, library.lmrs_rows, library.lmrs_items):
+        function.restype = None
+    shape = torch.zeros(2, dtype=torch.int32)
+    library.lmrs_shape(_at(shape))
+    lanes, rows = shape.tolist()
+    return Softmax(path, library, lanes, rows)
+
+
+def _compiler() -> str | None:
+    named = os.environ.get("CC")
+    return next((found for name in ((named,) if named else ("cc", "gcc", "clang")) if (found := shutil.which(name))), None)
+
+
+def _built(compiler: str) -> Path:
+    """The library in the cache, by the hash of all that it depends on."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, timeout=60, check=True).stdout
+    told = "\n".join((compiler, platform.platform(), _processor())).encode()
+    name = sha256(SOURCE.read_bytes() + version + told).hexdigest()[:32]
+    folder = cache_folder() / "native"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"softmax-{name}.so"
+    if path.is_file():
+        return path
+    with tempfile.TemporaryDirectory() as work:
+        made = Path(work) / "softmax.so"
+        for flags in _FLAGS:
+            command = [compiler, "-O3", *flags, "-shared", "-fPIC", str(SOURCE), "-o", str(made), "-lm"]
+            done = subprocess.run(command, capture_output=True, timeout=120, check=False)
+            if done.returncode == 0:
+                return write_atomic(path, made.read_bytes())
+    raise OSError(done.stderr.decode(errors="replace")[-500:])
+
+
+def _processor() -> str:
+    """What a compiler tunes for; a cache may be shared between machines."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    kept = [line for line in lines if line.startswith(("model name", "flags", "Features"))]
+    return "\n".join(kept[:2]) or platform.processor()

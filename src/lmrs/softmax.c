@@ -1,0 +1,238 @@
+/* Cross-entropy over a catalogue for a block of rows, on one thread: lmrs/native.py says why it is here and calls it.
+
+   Scores are in base 2 and held items by rows, so that a register holds one item's scores for LANES rows: the exponentials, their
+   sums and the largest scores need no reduction within a register. A panel of items is scored and added to the gradient of the
+   states while it is in the first-level cache. Every number a loop of 64 steps reads comes once from memory to a register.
+
+   A row's scores are taken relative to a level, at first that of its target, so that the sum of exponentials is at least 1. A
+   score that is more than 2^HIGH above the level raises it; what was summed until then is scaled down. All is finite: the caller
+   sees to that. */
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#define LANES 16
+#define ITEMS 8 /* items by COLUMNS registers of scores are summed at a time: what the registers can hold */
+#define OUTS 6  /* the same for the gradients: OUTS by 4 registers */
+#define MAX(a, b) ((vec)_mm512_max_ps((__m512)(a), (__m512)(b)))
+#elif defined(__AVX2__)
+#include <immintrin.h>
+#define LANES 8
+#define ITEMS 4
+#define OUTS 3
+#define MAX(a, b) ((vec)_mm256_max_ps((__m256)(a), (__m256)(b)))
+#else
+#define LANES 4
+#define ITEMS 6
+#define OUTS 5
+#define MAX(a, b) larger(a, b)
+#endif
+#define COLUMNS 3
+#define ROWS 48  /* of a block */
+#define PANEL 48 /* items */
+#define LONG 64  /* panels whose gradients are summed before they join the others, against rounding */
+#define HIGH 30.0f
+#define LN_2 0.69314718055994531
+
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+#define INLINE static inline __attribute__((always_inline))
+#if defined(__AVX512F__) || defined(__AVX2__)
+#define HELD(x) __asm__("" : "+v"(x)) /* in a register: compilers would read it again for every use */
+#else
+#define HELD(x)
+#endif
+
+INLINE vec load(const float *from) { return *(const vec *)from; }
+INLINE void store(float *to, vec x) { *(vec *)to = x; }
+INLINE vec all(float x) { return x - (vec){0}; }
+#if !defined(__AVX512F__) && !defined(__AVX2__)
+INLINE vec larger(vec a, vec b) {
+    ints first = a > b;
+    return (vec)((first & (ints)a) | (~first & (ints)b));
+}
+#endif
+
+/* 2^x for x <= 127, at least 2^-126. x = n + f with n whole: 2^f is a minimax polynomial (relative error 2e-9 before rounding),
+   and n is added to its exponent. */
+INLINE vec exp2s(vec x) {
+    const vec shift = all(12582912.0f); /* 1.5 * 2^23: adding it rounds to a whole number, which stands in the low bits */
+    vec t = MAX(x, all(-126.0f)) + shift;
+    vec f = MAX(x, all(-126.0f)) - (t - shift);
+    vec p = all(1.53533619e-4f);
+    p = p * f + all(1.33988745e-3f);
+    p = p * f + all(9.61843736e-3f);
+    p = p * f + all(5.55033247e-2f);
+    p = p * f + all(2.40226479e-1f);
+    p = p * f + all(6.93147203e-1f);
+    p = p * f + all(1.0f);
+    return (vec)((ints)p + ((ints)t << 23));
+}
+
+/* p[k][c] = 2^(table[k] . states[c] + bias[k] - level[c]) for k < items and `columns` registers of rows; added to sum, and the
+   largest exponents to peak. states: [D][ROWS]. */
+INLINE void scores(int items, int columns, const float *table, const float *bias, const float *states, int D, const float *level,
+                   float *p, float *sum, float *peak) {
+    vec x[ITEMS][COLUMNS];
+    for (int k = 0; k < items; k++)
+        for (int c = 0; c < columns; c++) x[k][c] = (bias ? all(bias[k]) : all(0)) - load(level + c * LANES);
+    for (int d = 0; d < D; d++) {
+        vec state[COLUMNS];
+        for (int c = 0; c < columns; c++) {
+            state[c] = load(states + d * ROWS + c * LANES);
+            HELD(state[c]);
+        }
+        for (int k = 0; k < items; k++) {
+            vec weight = all(table[k * D + d]);
+            for (int c = 0; c < columns; c++) x[k][c] += weight * state[c];
+        }
+    }
+    for (int c = 0; c < columns; c++) {
+        vec total = load(sum + c * LANES), top = load(peak + c * LANES);
+        for (int k = 0; k < items; k++) {
+            top = MAX(top, x[k][c]);
+            vec e = exp2s(x[k][c]);
+            store(p + k * ROWS + c * LANES, e);
+            total += e;
+        }
+        store(sum + c * LANES, total);
+        store(peak + c * LANES, top);
+    }
+}
+
+/* `scores` for a panel of `items` items and the first `rows` rows, rounded up to whole registers. */
+static void panel(int items, int rows, const float *table, const float *bias, const float *states, int D, const float *level,
+                  float *p, float *sum, float *peak) {
+    int c = 0;
+    for (; c + (COLUMNS - 1) * LANES < rows; c += COLUMNS * LANES) {
+        int k = 0;
+        for (; k + ITEMS <= items; k += ITEMS)
+            scores(ITEMS, COLUMNS, table + k * D, bias ? bias + k : 0, states + c, D, level + c, p + k * ROWS + c, sum + c, peak + c);
+        for (; k < items; k++)
+            scores(1, COLUMNS, table + k * D, bias ? bias + k : 0, states + c, D, level + c, p + k * ROWS + c, sum + c, peak + c);
+    }
+    for (; c < rows; c += LANES) {
+        int k = 0;
+        for (; k + ITEMS <= items; k += ITEMS)
+            scores(ITEMS, 1, table + k * D, bias ? bias + k : 0, states + c, D, level + c, p + k * ROWS + c, sum + c, peak + c);
+        for (; k < items; k++)
+            scores(1, 1, table + k * D, bias ? bias + k : 0, states + c, D, level + c, p + k * ROWS + c, sum + c, peak + c);
+    }
+}
+
+/* out[a][w] += sum over k < K of c[k * next + a * beside] x[k][w], for a < outs and `wide` registers w. */
+INLINE void product(int outs, int wide, int K, const float *c, int next, int beside, const float *x, int D, float *out) {
+    vec y[OUTS][4];
+    for (int a = 0; a < outs; a++)
+        for (int w = 0; w < wide; w++) y[a][w] = load(out + a * D + w * LANES);
+    for (int k = 0; k < K; k++) {
+        vec row[4];
+        for (int w = 0; w < wide; w++) {
+            row[w] = load(x + k * D + w * LANES);
+            HELD(row[w]);
+        }
+        for (int a = 0; a < outs; a++) {
+            vec weight = all(c[k * next + a * beside]);
+            for (int w = 0; w < wide; w++) y[a][w] += weight * row[w];
+        }
+    }
+    for (int a = 0; a < outs; a++)
+        for (int w = 0; w < wide; w++) store(out + a * D + w * LANES, y[a][w]);
+}
+
+INLINE void strip(int wide, int n, int K, const float *c, int next, int beside, const float *x, int D, float *out) {
+    int a = 0;
+    for (; a + OUTS <= n; a += OUTS) product(OUTS, wide, K, c + a * beside, next, beside, x, D, out + a * D);
+    for (; a + 2 <= n; a += 2) product(2, wide, K, c + a * beside, next, beside, x, D, out + a * D);
+    for (; a < n; a++) product(1, wide, K, c + a * beside, next, beside, x, D, out + a * D);
+}
+
+/* `product` for n outputs of D numbers. */
+static void products(int n, int K, const float *c, int next, int beside, const float *x, int D, float *out) {
+    for (int w = 0; w < D; w += 4 * LANES) {
+        switch ((D - w) / LANES) {
+        case 1: strip(1, n, K, c, next, beside, x + w, D, out + w); break;
+        case 2: strip(2, n, K, c, next, beside, x + w, D, out + w); break;
+        case 3: strip(3, n, K, c, next, beside, x + w, D, out + w); break;
+        default: strip(4, n, K, c, next, beside, x + w, D, out + w);
+        }
+    }
+}
+
+/* What the caller has to know: {LANES, ROWS}. D must be a multiple of LANES. */
+void lmrs_shape(int32_t *shape) {
+    shape[0] = LANES;
+    shape[1] = ROWS;
+}
+
+/* Phase one, for n <= ROWS rows and the whole catalogue.
+
+   scaled: [n, D] states times log2(e). own: [n] score of some item, best the target's. table: [V, D]. bias: [V] or null; both in
+   base 2. To: log_mass [n], log of the sum of exponentials, in nats. p [V, ROWS], probabilities up to a factor for each row, and
+   inverse [n], that factor. grad [n, D], sum of the table's rows by probability; null where nobody asks.
+   work: 3 * ROWS * D numbers. */
+void lmrs_rows(const float *scaled, const float *own, int32_t n, const float *table, const float *bias, int64_t V, int32_t D,
+               double *log_mass, float *inverse, float *p, float *grad, float *work) {
+    float *states = work, *near = work + ROWS * D, *far = near + ROWS * D;
+    float level[ROWS] = {0}, sum[ROWS], peak[ROWS];
+    double mass[ROWS] = {0};
+    for (int d = 0; d < D; d++)
+        for (int r = 0; r < ROWS; r++) states[d * ROWS + r] = r < n ? scaled[r * D + d] : 0;
+    memcpy(level, own, n * sizeof(float));
+    memset(near, 0, 2 * ROWS * D * sizeof(float));
+    for (int64_t first = 0; first < V; first += PANEL) {
+        int items = V - first < PANEL ? (int)(V - first) : PANEL, high = 0;
+        float *q = p + first * ROWS;
+        for (;;) {
+            memset(sum, 0, sizeof sum);
+            for (int r = 0; r < ROWS; r++) peak[r] = -INFINITY;
+            panel(items, n, table + first * D, bias ? bias + first : 0, states, D, level, q, sum, peak);
+            high = 0;
+            for (int r = 0; r < n; r++) high |= peak[r] > HIGH;
+            if (!high) break;
+            for (int r = 0; r < n; r++) {
+                if (peak[r] <= 0) continue;
+                float less = exp2f(-peak[r]);
+                level[r] += peak[r];
+                mass[r] *= less;
+                for (int64_t i = 0; i < first; i++) p[i * ROWS + r] *= less;
+                for (int d = 0; d < D; d++) near[r * D + d] *= less, far[r * D + d] *= less;
+            }
+        }
+        for (int r = 0; r < n; r++) mass[r] += sum[r];
+        if (!grad) continue;
+        products(n, items, q, ROWS, 1, table + first * D, D, near);
+        if (first / PANEL % LONG == LONG - 1) {
+            for (int j = 0; j < n * D; j++) far[j] += near[j];
+            memset(near, 0, n * D * sizeof(float));
+        }
+    }
+    for (int r = 0; r < n; r++) {
+        inverse[r] = (float)(1 / mass[r]);
+        log_mass[r] = log(mass[r]) + level[r] * LN_2;
+        if (grad)
+            for (int d = 0; d < D; d++) grad[r * D + d] = (near[r * D + d] + far[r * D + d]) * inverse[r];
+    }
+}
+
+/* Phase two, for the same n rows and the items first .. last - 1: adds each item's share of the gradients.
+
+   states: [n, D], not scaled. inverse, p: of phase one. To: grad_table [V, D] and grad_bias [V]; either may be null.
+   work: ROWS * D numbers. */
+void lmrs_items(const float *states, int32_t n, const float *inverse, const float *p, int64_t first, int64_t last, int32_t D,
+                float *grad_table, float *grad_bias, float *work) {
+    for (int r = 0; r < n; r++)
+        for (int d = 0; d < D; d++) work[r * D + d] = states[r * D + d] * inverse[r];
+    for (int64_t i = first; i < last; i += PANEL) {
+        int items = last - i < PANEL ? (int)(last - i) : PANEL;
+        if (grad_table) products(items, n, p + i * ROWS, 1, ROWS, work, D, grad_table + i * D);
+        for (int k = 0; grad_bias && k < items; k++) {
+            float total = 0;
+            for (int r = 0; r < n; r++) total += p[(i + k) * ROWS + r] * inverse[r];
+            grad_bias[i + k] += total;
+        }
+    }
+}

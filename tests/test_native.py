@@ -1,0 +1,276 @@
+"""The full softmax in C against fp64: every edge of its blocks and panels, scores of any size, threads, and how it is made."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+import torch.nn.functional as F
+from fit_runs import digest, fitting, system, tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_faults import interrupted, listening
+
+from lmrs import native
+from lmrs.errors import ContractError
+from lmrs.fit import Execution, fit
+from lmrs.hardware import threads_restored
+from lmrs.losses import FullSoftmax, Output, kernel_gain, rounded_products, softmax_by
+
+needs_a_compiler = pytest.mark.skipif(native._compiler() is None, reason="no C compiler here")
+
+
+@pytest.fixture(scope="module")
+def kernel() -> native.Softmax:
+    found = native.load()
+    assert isinstance(found, native.Softmax), found
+    return found
+
+
+def problem(rows: int, items: int, width: int, *, bias: bool, scale: float = 1.0, seed: int = 0):
+    """float32 states, table, bias or None (leaves), target."""
+    rng = torch.Generator().manual_seed(seed)
+    states, table = (torch.randn(n, width, generator=rng).div(width**0.25) for n in (rows, items))
+    own = torch.randn(items, generator=rng).requires_grad_() if bias else None
+    return (scale * states).requires_grad_(), table.requires_grad_(), own, torch.randint(items, (rows,), generator=rng)
+
+
+def gradients(cost, *leaves):
+    return torch.autograd.grad(cost, [leaf for leaf in leaves if leaf is not None])
+
+
+def agrees(kernel, states, table, own, target, *, smoothing=0.0, tolerance=3e-6) -> None:
+    """Loss and gradients are those of F.cross_entropy in fp64, relative to the size of what each is a difference of."""
+    wide = [None if each is None else each.detach().double().requires_grad_() for each in (states, table, own)]
+    scores = wide[0] @ wide[1].T if own is None else wide[0] @ wide[1].T + wide[2]
+    wanted = F.cross_entropy(scores, target, reduction="sum", label_smoothing=smoothing)
+    tolerance *= 1 + scores.abs().max().item() / 30  # what fp32 keeps of a score
+    with softmax_by(kernel):
+        found = FullSoftmax(smoothing=smoothing).charge(states, Output(table, own), target)
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(wanted.item(), rel=tolerance, abs=tolerance * len(states))
+    sizes = (table[target].norm(), states.norm(), len(states) ** 0.5)
+    for mine, exact, size in zip(gradients(found, states, table, own), gradients(wanted, *wide), sizes):
+        assert (mine - exact).norm() <= tolerance * size
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [1, 15, 16, 17, 33, 47, 48, 49, 145])
+@pytest.mark.parametrize("items", [1, 7, 8, 47, 48, 49, 101])
+def test_every_edge_of_blocks_and_panels(kernel, rows, items, bias):
+    agrees(kernel, *problem(rows, items, 32, bias=bias))
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("width", [1, 8, 16, 48, 50, 64, 80, 128, 200])
+def test_every_width(kernel, width):
+    agrees(kernel, *problem(70, 130, width, bias=True), smoothing=0.1)
+
+
+@needs_a_compiler
+def test_many_items(kernel):
+    """Gradients of panels are summed 64 panels at a time: 3,072 items, and what is left over."""
+    for items in (3_072, 3_100, 6_500):
+        agrees(kernel, *problem(50, items, 16, bias=True))
+
+
+@needs_a_compiler
+@settings(deadline=None, max_examples=60)
+@given(
+    rows=st.integers(1, 120), items=st.integers(1, 400), width=st.integers(1, 70), bias=st.booleans(),
+    scale=st.sampled_from([0.0, 0.01, 1.0, 10.0, 100.0, 1000.0]), smoothing=st.sampled_from([0.0, 0.2]), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_any_problem(kernel, rows, items, width, bias, scale, smoothing, seed):
+    """Scores of thousands raise the level in the middle of the catalogue; those far below it must not disturb."""
+    states, table, own, target = problem(rows, items, width, bias=bias, scale=scale, seed=seed)
+    agrees(kernel, states, table, own, target, smoothing=smoothing, tolerance=1e-5)
+
+
+@needs_a_compiler
+def test_levels_that_rise_again_and_again(kernel):
+    """Each item's score is 50 above that of the one before it; the target is the lowest, so its row's level starts there."""
+    states = torch.ones(60, 16, requires_grad=True)
+    table = (torch.arange(200.0)[:, None] * 50 / 16).repeat(1, 16).requires_grad_()
+    agrees(kernel, states, table, None, torch.arange(60) % 3)
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("wanted", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1)])
+def test_gradients_only_where_they_are_wanted(kernel, wanted):
+    leaves = problem(60, 110, 16, bias=True)
+    full = {}
+    with softmax_by(kernel):
+        full = gradients(FullSoftmax().charge(leaves[0], Output(leaves[1], leaves[2]), leaves[3]), *leaves[:3])
+        some = [each.detach().requires_grad_(bool(ask)) for each, ask in zip(leaves[:3], wanted)]
+        cost = FullSoftmax().charge(some[0], Output(some[1], some[2]), leaves[3])
+    found = gradients(cost, *(each for each in some if each.requires_grad))
+    for mine, same in zip(found, [each for each, ask in zip(full, wanted) if ask], strict=True):
+        assert torch.equal(mine, same)
+
+
+@needs_a_compiler
+def test_threads_change_no_bit(kernel):
+    states, table, own, target = problem(400, 700, 48, bias=True)
+    found = []
+    for threads in (1, 2, 5):
+        with threads_restored(), softmax_by(kernel):
+            torch.set_num_threads(threads)
+            cost = FullSoftmax().charge(states, Output(table, own), target)
+            found.append((cost, *gradients(cost, states, table, own)))
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+
+
+@needs_a_compiler
+def test_few_blocks_are_held_where_a_catalogue_is_large(kernel, monkeypatch):
+    states, table, own, target = problem(400, 700, 16, bias=True)
+    monkeypatch.setattr(native, "_HELD", 1)
+    with threads_restored():
+        torch.set_num_threads(3)
+        agrees(kernel, states, table, own, target)
+
+
+class Refusing(native.Softmax):
+    def __call__(self, *given):
+        raise AssertionError("asked")
+
+
+@needs_a_compiler
+def test_what_it_does_not_serve_goes_by_torch(kernel):
+    """fp64, rounded products, and scores that are not finite (an item that is out of the question, a state that is NaN)."""
+    states, table, own, target = problem(20, 30, 16, bias=True)
+    refusing = Refusing(kernel.path, kernel.library, kernel.lanes, kernel.rows)
+
+    def charged(states, table, own):
+        return FullSoftmax().charge(states, Output(table, own), target).item()
+
+    out = own.detach().clone()
+    out[(target[0] + 1) % 30] = -torch.inf
+    broken = states.detach().clone()
+    broken[3, 2] = torch.nan
+    with softmax_by(refusing):
+        assert charged(states.double(), table.double(), own.double()) == pytest.approx(
+            charged_by_torch(states, table, own, target)
+        )
+        assert charged(broken, table, own) != charged(broken, table, own)  # NaN
+        charged(states, table, out)
+        with rounded_products(True):
+            charged(states, table, own)
+        with pytest.raises(AssertionError, match="asked"):
+            charged(states, table, own)
+        with softmax_by(None):
+            charged(states, table, own)
+
+
+def charged_by_torch(states, table, own, target) -> float:
+    return F.cross_entropy(states @ table.T + own, target, reduction="sum").item()
+
+
+# -- how it is made ----------------------------------------------------------------------------------------------------
+
+
+def test_no_compiler(monkeypatch):
+    monkeypatch.setenv("CC", "there-is-no-such-compiler")
+    assert native.load.__wrapped__() == "no C compiler"
+
+
+@pytest.mark.parametrize(("body", "told"), [("exit 1", "CalledProcessError"), ('[ "$1" = --version ]', "OSError")])
+def test_a_compiler_that_fails(monkeypatch, tmp_path, body, told):
+    broken = tmp_path / "broken-cc"
+    broken.write_text(f"#!/bin/sh\n{body}\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CC", str(broken))
+    monkeypatch.setenv("LMRS_CACHE", str(tmp_path / "cache"))
+    assert native.load.__wrapped__() == f"broken-cc did not make it ({told})"
+
+
+@needs_a_compiler
+def test_it_is_made_once_and_by_flags_that_the_compiler_takes(monkeypatch, tmp_path):
+    """A compiler that knows no -march=native is asked without it."""
+    plain = tmp_path / "plain-cc"
+    calls = tmp_path / "calls"
+    real = shutil.which("cc") or native._compiler()
+    plain.write_text(f'#!/bin/sh\necho "$*" >> {calls}\ncase "$*" in *native*) exit 1;; esac\nexec {real} "$@"\n')
+    plain.chmod(0o755)
+    monkeypatch.setenv("CC", str(plain))
+    monkeypatch.setenv("LMRS_CACHE", str(tmp_path / "cache"))
+    kernel = native.load.__wrapped__()
+    assert isinstance(kernel, native.Softmax)
+    assert len(calls.read_text().splitlines()) == 4  # its version, two flags refused, made
+    agrees(kernel, *problem(70, 130, 20, bias=True), smoothing=0.1)
+    assert native.load.__wrapped__().path == kernel.path
+    assert len(calls.read_text().splitlines()) == 5
+    note = kernel.path.with_suffix(".json")
+    gain = kernel_gain(kernel)
+    assert gain > 0
+    assert json.loads(note.read_text()) == {"gain": gain}
+    note.write_text('{"gain": 7.5}')
+    assert kernel_gain(kernel) == 7.5
+
+
+# -- the choice of a fit -----------------------------------------------------------------------------------------------
+
+SPLIT = tiny()
+
+
+def run(softmax: str, named: str = "sasrec", **keywords):
+    execution = Execution(device="cpu", checkpoint_every=2, softmax=softmax, precision=keywords.pop("precision", "fp32"))
+    return fit(system(named), SPLIT, seed=3, execution=execution, **keywords)
+
+
+@needs_a_compiler
+@pytest.mark.parametrize(("gain", "chosen"), [(1.25, "native"), (1.05, "torch")])
+def test_auto_takes_what_is_faster(monkeypatch, gain, chosen):
+    monkeypatch.setattr(fitting, "kernel_gain", lambda kernel: gain)
+    found, told = run("auto"), run(chosen)
+    assert (found.softmax, told.softmax, told.probed) == (chosen, chosen, {})
+    assert found.probed == {"softmax": {"torch": 0.8} if chosen == "native" else {"native": 1.05}}
+    assert digest(found) == digest(told)
+
+
+@needs_a_compiler
+def test_the_two_differ_by_rounding():
+    native_run, torch_run = run("native"), run("torch")
+    assert digest(native_run) != digest(torch_run)
+    for a, b in zip(native_run.scorer.parameters(), torch_run.scorer.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+@needs_a_compiler
+@pytest.mark.parametrize(("named", "precision"), [("sasrec-gbce", "fp32"), ("sasrec", "bf16-loss")])
+def test_a_fit_that_has_no_use_for_it_does_not_say_so(named, precision):
+    assert run("auto", named, precision=precision).softmax == "torch"
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("began", ["native", "torch"])
+def test_a_run_keeps_what_it_began_with(tmp_path, monkeypatch, began):
+    gains = {"native": 2.0, "torch": 0.5}
+    monkeypatch.setattr(fitting, "kernel_gain", lambda kernel: gains[began])
+    execution = Execution(device="cpu", checkpoint_every=2)
+    interrupted(SPLIT, tmp_path, at=5, execution=execution)
+    monkeypatch.setattr(fitting, "kernel_gain", lambda kernel: 1 / gains[began])
+    again = run("auto", out=tmp_path, resume=True)
+    assert again.softmax == began
+    assert digest(again) == digest(run(began))
+
+
+@needs_a_compiler
+def test_a_run_goes_on_without_the_compiler_it_began_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(fitting, "kernel_gain", lambda kernel: 2.0)
+    interrupted(SPLIT, tmp_path, at=5, execution=Execution(device="cpu", checkpoint_every=2))
+    monkeypatch.setattr(native, "load", lambda: "no C compiler")
+    reporter, heard = listening()
+    assert run("auto", out=tmp_path, resume=True, reporter=reporter).softmax == "torch"
+    assert "the full softmax, which was native, goes on by torch: no C compiler" in heard.getvalue()
+
+
+def test_what_is_asked_for_and_is_not_there(monkeypatch):
+    with pytest.raises(ContractError, match="a softmax among auto, torch, native, got 'fast'"):
+        run("fast")
+    monkeypatch.setattr(native, "load", lambda: "no C compiler")
+    assert (run("auto").softmax, run("auto").probed) == ("torch", {})
+    with pytest.raises(ContractError, match="a C compiler for the native softmax, got no C compiler; install one, or use torch"):
+        run("native")
