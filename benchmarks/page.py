@@ -31,7 +31,9 @@ GOALS = {
     "quality-": "Goal: 3x RecTools and RePlay, 10x RecBole. The figures are of validation, which nothing was chosen by.",
     "ranking-": "Goal: 3x the best peer. RecBole leaves seen items in, which is less work; the others mask them.",
     "loss-": "Goal: twice the speed and a tenth of the memory of `cross_entropy(h @ E.T)`, gradients within 1e-5 of fp64.",
-    "serving-": "Goal: warm p99 under 5 ms at 12,000 items; a cold start of half the best peer's. implicit imports no torch.",
+    "serving-": "Goal: warm p99 under 5 ms at 12,000 items; a cold start of half the best peer's. 'lmrs' is `Recommender`, "
+    "'lmrs quick' `QuickRecommender`, which reads the same folder by NumPy alone, one history at a time: `lmrs recommend` "
+    "takes it where it can. implicit imports no torch either.",
     "measures": "Goal: no slower than ranx.",
     "topk-": "Masking, top-10 and the rank of the truth from given scores, beside a dense mask and `topk`.",
     "checkpoint": "Goal: at most 2 % of wall time for a save every 200 updates.",
@@ -76,7 +78,8 @@ def table(sides: dict[str, Any]) -> list[str]:
         if "missing" in side:
             out.append(f"| {name} | missing: {side['missing']} | | |" + (" |" if share else ""))
             continue
-        version = next((f" {number}" for package, number in side["versions"].items() if package.startswith(name[:5])), "")
+        start = name.split()[0][:5]
+        version = next((f" {number}" for package, number in side["versions"].items() if package.startswith(start)), "")
         part = f" {100 * side['share_of_roofline']:.1f} % |" if "share_of_roofline" in side else " |" if share else ""
         out.append(f"| {name}{version} | {shown(side['value'])} | {shown(side.get('ratio'))} | {side['peak_mib']:,} |{part}")
     return out

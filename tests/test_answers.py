@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lmrs import answers
-from lmrs.answers import Answers, Ranked, block_rows, mix, priority, rank, rank_candidates
+from lmrs.answers import Answers, Ranked, block_rows, rank, rank_candidates
 from lmrs.candidates import draw
 from lmrs.errors import ContractError, DivergedError
 from lmrs.measures import AUC, HR, NDCG, Sampled, Sampling
+from lmrs.order import mix, priority
 
 
 def jagged(rows):

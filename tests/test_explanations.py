@@ -20,12 +20,12 @@ from lmrs.cli import run as cli
 from lmrs.errors import CheckpointError, ContractError, DataError, UserError
 from lmrs.evaluate import evaluate
 from lmrs.fit import Execution, Fitted, fit
+from lmrs.folder import USERS
 from lmrs.language import Backbone
 from lmrs.models.pepler import DISCRETE
 from lmrs.models.peter import BEGIN, END, SPECIAL, UNKNOWN, PeterNetwork
 from lmrs.models.said import Said
 from lmrs.recommender import Recommender
-from lmrs.saved import USERS
 from lmrs.split import Split, by_review
 from lmrs.systems.pepler import pepler
 from lmrs.systems.peter import peter

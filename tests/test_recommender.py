@@ -22,10 +22,10 @@ from lmrs import describe, tasks, views
 from lmrs.errors import CheckpointError, StorageError, UserError
 from lmrs.files import sha256_file
 from lmrs.fit import Fitted, fit
+from lmrs.folder import FILES, MANIFEST, MODEL, TENSORS, VOCAB
 from lmrs.models import Control, ControlScorer
 from lmrs.models.undrawn import Undrawn
 from lmrs.recommender import FALLBACK, Recommender
-from lmrs.saved import FILES, MANIFEST, MODEL, TENSORS, VOCAB
 from lmrs.system import Estimate, Paper, System
 from lmrs.systems import CATALOGUE
 from lmrs.testing import tiny

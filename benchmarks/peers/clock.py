@@ -7,7 +7,6 @@ import math
 import random
 import sys
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
@@ -26,6 +25,8 @@ def peak_mib():
 
 def result(found, *packages):
     """Prints the last line, with the peak memory and the versions of packages."""
+    from importlib.metadata import PackageNotFoundError, version  # here, for it is in no side's time then
+
     versions = {}
     for name in packages:
         try:

@@ -30,10 +30,10 @@ def save():
 
 
 def serve():
-    given = histories(ASKED["items"], 1024)
     model = AlternatingLeastSquares.load(ASKED["folder"] + ".npz")
-    found, _ = model.recommend(0, rows(given[:1]), N=10, recalculate_user=True)
+    found, _ = model.recommend(0, rows(histories(ASKED["items"], 1)), N=10, recalculate_user=True)
     cold = time.process_time()
+    given = histories(ASKED["items"], 1024)
     assert len(found) == 10
     each = []
     for history in given[1 : ASKED["warm"] + 1]:

@@ -40,7 +40,8 @@ PUBLIC = {
     "Evaluation": "lmrs.evaluate",
     "compare": "lmrs.compare",
     "Recommender": "lmrs.recommender",
-    "Recommendations": "lmrs.recommender",
+    "Recommendations": "lmrs.recommendations",
+    "QuickRecommender": "lmrs.quick",
     # what goes wrong
     "LmrsError": "lmrs.errors",
     "UserError": "lmrs.errors",
@@ -52,7 +53,9 @@ if TYPE_CHECKING:
     from lmrs.errors import LmrsError, UserError
     from lmrs.evaluate import Evaluation, evaluate
     from lmrs.fit import Execution, Fitted, fit
-    from lmrs.recommender import Recommendations, Recommender
+    from lmrs.quick import QuickRecommender
+    from lmrs.recommendations import Recommendations
+    from lmrs.recommender import Recommender
     from lmrs.sources import load
     from lmrs.sources.synthetic import synthetic
     from lmrs.split import Queries, Split, by_time, by_user, k_core, leave_one_out
@@ -60,9 +63,9 @@ if TYPE_CHECKING:
     from lmrs.taxonomy import cell
 
 __all__ = [
-    "Budget", "Dataset", "Estimate", "Evaluation", "Execution", "Fitted", "LmrsError", "Paper", "Queries", "Recommendations",
-    "Recommender", "Split", "Stage", "System", "UserError", "by_time", "by_user", "cell", "compare", "evaluate", "fit", "k_core",
-    "leave_one_out", "load", "synthetic",
+    "Budget", "Dataset", "Estimate", "Evaluation", "Execution", "Fitted", "LmrsError", "Paper", "Queries", "QuickRecommender",
+    "Recommendations", "Recommender", "Split", "Stage", "System", "UserError", "by_time", "by_user", "cell", "compare",
+    "evaluate", "fit", "k_core", "leave_one_out", "load", "synthetic",
 ]  # fmt: skip
 
 

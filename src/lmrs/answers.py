@@ -16,12 +16,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from lmrs.errors import ContractError, DivergedError
+from lmrs.errors import ContractError
 from lmrs.measures import Ranks, Sampling
+from lmrs.order import priority, refuse
 
 Jagged = tuple[np.ndarray, np.ndarray]  # (offsets int64[B+1], items integer[n])
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _WIDTH = 64  # columns a block of the two-step top-k
 _CELLS = 2**14  # cells of one temporary comparison, which stays in the first cache with its result
 _FEW = 8  # up to so many true items a query are counted one by one; more are worth a sort
@@ -114,26 +114,6 @@ def block_rows(n_items: int, *, memory: int = 2**28) -> int:
     return max(1, memory // (4 * max(1, n_items)))
 
 
-def mix(x: np.ndarray) -> np.ndarray:
-    """uint64 -> uint64, one to one: the output function of SplitMix64 (Steele, Lea & Flood 2014, section 5)."""
-    x = x ^ (x >> np.uint64(30))
-    x *= np.uint64(0xBF58476D1CE4E5B9)  # in place from here on: tied rows spend their time here
-    x ^= x >> np.uint64(27)
-    x *= np.uint64(0x94D049BB133111EB)
-    x ^= x >> np.uint64(31)
-    return x
-
-
-def priority(seed: int, query: np.ndarray, item: np.ndarray) -> np.ndarray:
-    """uint64 hash of (seed, query, item), arrays broadcast together; no two items of a query share one.
-
-    seed: any whole number (its low 64 bits count). query, item: integer arrays of at least one axis.
-    """
-    start = mix(np.array([seed & 0xFFFFFFFFFFFFFFFF], np.uint64) + _GOLDEN)
-    row = mix(start ^ np.asarray(query).astype(np.uint64))
-    return mix(row + np.asarray(item).astype(np.uint64) * _GOLDEN)
-
-
 @torch.inference_mode()
 def rank(
     scores: Tensor, *, query: np.ndarray, seen: Jagged | None = None, truth: Jagged | None = None, k: int, seed: int
@@ -167,7 +147,7 @@ def rank(
     try:
         if not bool((kept < torch.inf).all()):  # False for NaN as well
             odd = int((~(kept < torch.inf)).nonzero()[0])
-            _refuse(query[out[odd] // width], int(out[odd] % width), float(kept[odd]))
+            refuse(query[out[odd] // width], int(out[odd] % width), float(kept[odd]))
         return _order(
             scores,
             query=query,
@@ -240,7 +220,7 @@ def _order(
     bad = np.flatnonzero(~(values[:, :1] < np.inf).all(axis=1))  # the top value is NaN or +inf if any value of the row is
     if len(bad):
         worst = (~(scores[bad[0]] < torch.inf)).nonzero()[0].cpu().numpy()
-        _refuse(query[bad[0]], item_of(bad[:1], worst)[0], float(scores[bad[0], worst[0]]))
+        refuse(query[bad[0]], item_of(bad[:1], worst)[0], float(scores[bad[0], worst[0]]))
 
     def precedence(row: np.ndarray, column: np.ndarray) -> np.ndarray:
         return priority(seed, query[row], item_of(row, column))
@@ -382,11 +362,3 @@ def _distinct(name: str, jagged: Jagged | None, rows: int, width: int) -> np.nda
     first = np.ones(len(cells), bool)
     first[1:] = cells[1:] != cells[:-1]
     return cells[first]  # np.unique goes by a hash table, which takes far longer
-
-
-def _refuse(query: int, item: int, value: float) -> None:
-    raise DivergedError(
-        needed="finite scores",
-        came=f"{value} for query {query}, item {item}",
-        remedy="the model has diverged or divides by zero; ranking it would give a number without meaning",
-    )

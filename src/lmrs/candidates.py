@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from lmrs.answers import Jagged, priority
+from lmrs.answers import Jagged
 from lmrs.errors import ContractError
 from lmrs.measures import Sampling
+from lmrs.order import priority
 
 _STREAM = 0x5A3D1E  # keeps the draws apart from the tie-breaking hash of the same seed
 _ROWS = 4096

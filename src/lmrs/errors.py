@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -59,6 +58,8 @@ class BusyError(UserError):
 
 def nearest(word: str, choices: Iterable[str], *, n: int = 3) -> list[str]:
     """The valid names closest to `word`, best first (at most n; empty if none is close)."""
+    import difflib
+
     names = list(choices)
     folded = {name.lower(): name for name in names}
     return [folded[m] for m in difflib.get_close_matches(word.lower(), folded, n=n, cutoff=0.5)]

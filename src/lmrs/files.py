@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -44,6 +43,8 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | Callable[[Binary
     Raises StorageError with the path and the bytes (disk full, no permission); the old file then still stands and
     no temp file is left behind.
     """
+    import secrets  # not at the top: who reads alone does without
+
     path = Path(path)
     size = len(content) if isinstance(content, bytes) else None
     with storage(path, size=size):

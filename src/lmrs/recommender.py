@@ -18,8 +18,10 @@ from lmrs.answers import rank
 from lmrs.batch import from_rows
 from lmrs.dataset import Dataset
 from lmrs.errors import UserError, nearest
+from lmrs.folder import MODEL, bad
 from lmrs.models.network import Explained, Model, Network, Scorer
 from lmrs.objectives import Objective
+from lmrs.recommendations import FALLBACK, Recommendations, as_texts, check_count, check_histories, unknown_of
 from lmrs.records import SLOT
 from lmrs.system import Stage, System
 from lmrs.tasks.ranking import scores
@@ -29,39 +31,11 @@ from lmrs.vocab import Vocab, named
 if TYPE_CHECKING:  # a process that answers one question need not know how models are trained
     from lmrs.fit import Fitted
 
-FALLBACK = "training popularity"
 _NEAR = 1e-5  # scores closer than this share of their size may change places when they are computed in another batch
 _BLOCK, _CELLS = 256, 64_000_000  # histories, and scores (256 MB), at once
 _LISTED = 200_000  # names that are searched for the nearest: longer lists would take seconds
 
 Time = str | int | float | datetime | np.datetime64
-
-
-@dataclass(frozen=True)
-class Recommendations:
-    """The answer for one history: k items, best first (fewer if the catalogue ends).
-
-    ids, titles, scores: of the items; a title is the id where the catalogue has none. Scores order the items of one answer;
-    they are no probabilities, and two systems' scores cannot be compared.
-    unknown: items of the history that the recommender does not know; they were ignored. unknown_excluded: the same of `exclude`.
-    fallback: "" if the history was used, "training popularity" if nothing in it was known (or it was empty).
-    """
-
-    ids: tuple[str, ...]
-    titles: tuple[str, ...]
-    scores: tuple[float, ...]
-    unknown: tuple[str, ...] = ()
-    unknown_excluded: tuple[str, ...] = ()
-    fallback: str = ""
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        items = [{"id": a, "title": b, "score": c} for a, b, c in zip(self.ids, self.titles, self.scores, strict=True)]
-        notes = {"unknown": list(self.unknown), "unknown_excluded": list(self.unknown_excluded), "fallback": self.fallback}
-        return {"items": items, **notes}
 
 
 @dataclass(frozen=True)
@@ -172,10 +146,8 @@ class Recommender:
         profiles: Sequence[Mapping[str, str | int]] | None = None,
     ) -> list[Recommendations]:
         """`recommend` for many histories: the same items in the same order as one by one (scores within rounding)."""
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise UserError(needed="k of at least 1", came=f"k={k!r}")
-        if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
-            raise UserError(needed="a list of item ids as a history", came="a text", remedy="write ['id', 'id', ...]")
+        check_count(k)
+        check_histories(histories)
         if self.system.task.serving is None:
             raise UserError(
                 needed="a system that recommends items for a history",
@@ -183,14 +155,14 @@ class Recommender:
                 remedy="lmrs systems lists what each does",
             )
         users = None if profiles is None else self._users(profiles, len(histories))
-        banned_ids = _texts(exclude)
+        banned_ids = as_texts(exclude)
         banned = self.vocab.item_numbers(banned_ids)
-        strangers = tuple(text for text, number in zip(banned_ids, banned, strict=True) if number < 0)
+        strangers = unknown_of(banned_ids, banned)
         banned = banned[banned >= 0]
         out: list[Recommendations] = []
         block = max(1, min(_BLOCK, _CELLS // max(1, self.vocab.n_items)))
         for begin in range(0, len(histories), block):
-            texts = [_texts(history) for history in histories[begin : begin + block]]
+            texts = [as_texts(history) for history in histories[begin : begin + block]]
             ends = np.cumsum([len(each) for each in texts])
             numbers = np.split(self.vocab.item_numbers([text for each in texts for text in each]), ends[:-1])
             when = None
@@ -202,16 +174,9 @@ class Recommender:
             known, ranked = self.system.task.serving.known(rows), self._ranked(rows, banned, k, exclude_seen)
             for text, number, says, (items, found) in zip(texts, numbers, known, ranked, strict=True):
                 ids = self.vocab.item_ids(items)
-                out.append(
-                    Recommendations(
-                        ids=tuple(ids),
-                        titles=tuple(named(self.items, items, ids)),
-                        scores=tuple(found.tolist()),
-                        unknown=tuple(dict.fromkeys(t for t, n in zip(text, number, strict=True) if n < 0)),
-                        unknown_excluded=strangers,
-                        fallback="" if says else FALLBACK,
-                    )
-                )
+                titles, unknown = named(self.items, items, ids), tuple(dict.fromkeys(unknown_of(text, number)))
+                fallback = "" if says else FALLBACK
+                out.append(Recommendations(tuple(ids), tuple(titles), tuple(found.tolist()), unknown, strangers, fallback))
         return out
 
     def reply(self, said: Sequence[str], *, k: int = 10, exclude: Iterable[str | int] = (), exclude_seen: bool = True) -> Reply:
@@ -221,8 +186,7 @@ class Recommender:
         are read as `decoding.mentions.named` does. exclude: ids that must not come. exclude_seen: leave out what was named.
         Raises UserError for a system that cannot read dialogues, for k < 1, and if nothing is said.
         """
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise UserError(needed="k of at least 1", came=f"k={k!r}")
+        check_count(k)
         from lmrs.conversation import conversational, heard, question, response
         from lmrs.decoding import Titles
         from lmrs.models.speaker import filled
@@ -231,7 +195,7 @@ class Recommender:
         found = heard(said, Titles(self.titles(np.arange(self.vocab.n_items)), threshold=None))
         rows = question(found, task, self.vocab, self.items)
         text = response(self.scorer, task, rows, self.device)
-        ids = _texts(exclude)
+        ids = as_texts(exclude)
         banned = self.vocab.item_numbers(ids)
         cells, _ = scores(self.scorer, self.objective, task.view, rows, self.vocab, self.device)
         cells = cells.clone()
@@ -246,7 +210,7 @@ class Recommender:
                 ids=tuple(self.vocab.item_ids(best[:k])),
                 titles=tuple(titles[:k]),
                 scores=tuple(ranked.scores[0][: len(best[:k])].tolist()),
-                unknown_excluded=tuple(each for each, number in zip(ids, banned, strict=True) if number < 0),
+                unknown_excluded=unknown_of(ids, banned),
             ),
             response=None if text is None else filled(text, titles),
             named=tuple(self.vocab.item_ids(np.array(found.items, np.int64))),
@@ -272,23 +236,22 @@ class Recommender:
         for systems that read it.
         Raises UserError for an unknown item or user (with the nearest ones), and for a system that does not explain.
         """
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise UserError(needed="k of at least 1", came=f"k={k!r}")
+        check_count(k)
         scorer, model = self.scorer, self.system.model
         if not isinstance(scorer, Network) or type(scorer).explain is Network.explain:
             raise UserError(
                 needed="a system that explains, such as peter, pepler or plm-rec", came=self.name, remedy="fit one of them"
             )
-        number = self._item(*_texts([item]))
+        number = self._item(*as_texts([item]))
         knows = isinstance(model, Model) and model.knows_users
         if knows and user is None:
             raise UserError(needed=f"a user, for {self.name} learned what each one writes", came="none", remedy="name one")
         if not knows and not len(history):
             raise UserError(needed=f"a history, for {self.name} knows no users by name", came="none", remedy="give item ids")
-        known = self.vocab.item_numbers(_texts(history))
+        known = self.vocab.item_numbers(as_texts(history))
         if not knows and not (known >= 0).any():
             raise UserError(needed="a history with an item that the recommender knows", came="none", remedy="check the ids")
-        whose = self._user(*_texts([user])) if knows and user is not None else -1
+        whose = self._user(*as_texts([user])) if knows and user is not None else -1
         batch = from_rows(
             {"item": torch.from_numpy(known[known >= 0])},
             torch.tensor([int((known >= 0).sum())]),
@@ -417,22 +380,12 @@ class Recommender:
                 notes=tuple(f"{file} has changed since this recommender was saved" for file in found.changed),
             )
         except (KeyError, TypeError) as error:
-            raise saved.bad(Path(folder) / saved.MODEL, "a recommender of this version of lmrs", repr(error)) from error
+            raise bad(Path(folder) / MODEL, "a recommender of this version of lmrs", repr(error)) from error
 
 
 def _asking(system: System) -> Objective | None:
     last = system.stages[-1] if system.stages else None
     return last.objective if isinstance(last, Stage) else None
-
-
-def _texts(ids: Iterable[str | int]) -> list[str]:
-    """Ids as text; whole numbers become their decimal text."""
-    out = []
-    for each in ids:
-        if isinstance(each, bool) or not isinstance(each, str | int | np.integer):
-            raise UserError(needed="item ids as text or whole numbers", came=f"{each!r}"[:60])
-        out.append(str(each))
-    return out
 
 
 def _unknown(what: str, text: str, choices: list[str]) -> UserError:

@@ -18,16 +18,12 @@ import torch
 from lmrs import __version__, describe
 from lmrs.errors import CheckpointError, StorageError
 from lmrs.files import fsync_folder, sha256_file, storage, write_atomic
+from lmrs.folder import FORMAT, ITEMS, MANIFEST, MODEL, TENSORS, USERS, VOCAB, bad, read_table, read_vocab, verify
 from lmrs.models import Control, Model
 from lmrs.models.network import ControlScorer, Scorer
 from lmrs.models.undrawn import Undrawn
 from lmrs.system import System, learned
-from lmrs.vocab import Attributes, Vocab
-
-FORMAT = 1
-TENSORS, MODEL, VOCAB, ITEMS, MANIFEST = "tensors.safetensors", "model.json", "vocab.arrow", "items.arrow", "manifest.json"
-USERS = "users.arrow"  # ids of the users, in the folders of models that learned something of each: others hold none
-FILES = (TENSORS, MODEL, VOCAB, ITEMS)
+from lmrs.vocab import Vocab
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,23 +98,18 @@ def read(folder: Path, *, device: str = "cpu") -> Saved:
     """
     from safetensors.torch import load_file
 
-    _verify(folder)
+    verify(folder)
     try:
         about = json.loads((folder / MODEL).read_bytes())
         system = describe.system_from_json(about["system"], forbidden=folder)
         users = pa.nulls(about["vocab"]["users"], pa.large_string())
         if isinstance(system.model, Model) and system.model.knows_users:
-            users = _read_table(folder / USERS).column("user_id").combine_chunks()
+            users = read_table(folder / USERS).column("user_id").combine_chunks()
             if len(users) != about["vocab"]["users"]:
                 raise bad(folder / USERS, f"the ids of {about['vocab']['users']:,} users", f"{len(users):,}")
-        vocab = replace(_read_vocab(folder / VOCAB), users=users)
-        if vocab.fingerprint != about["vocab"]["fingerprint"]:
-            raise bad(folder / VOCAB, "the vocabulary that the model was trained with", "another one")
-        items = _read_table(folder / ITEMS)
-        if not items.column("item_id").combine_chunks().cast(pa.large_string()).equals(vocab.items.cast(pa.large_string())):
-            raise bad(folder / ITEMS, "the catalogue of the model's vocabulary", "another one")
+        vocab, items = read_vocab(folder, about)
         prepared = system.model.restore(folder) if isinstance(system.model, Model) else None
-        vocab = replace(vocab, catalogue=items, prepared=prepared)
+        vocab = replace(vocab, users=users, catalogue=items, prepared=prepared)
         if isinstance(system.model, Model) and system.model.origin != about["origin"]:
             raise CheckpointError(
                 needed="the pre-trained model that the recommender was fitted on", came="other weights under its name",
@@ -162,67 +153,12 @@ def _vocab_table(vocab: Vocab) -> pa.Table:
     return pa.table(columns)
 
 
-def _read_vocab(file: Path) -> Vocab:
-    table = _read_table(file)
-    attributes = {}
-    for name in table.column_names:
-        if name.startswith("attribute:"):
-            lists = table.column(name).combine_chunks()
-            attributes[name.removeprefix("attribute:")] = Attributes(
-                lists.values.dictionary, lists.offsets.to_numpy(), lists.values.indices.to_numpy()
-            )
-    counts = table.column("count").to_numpy() if "count" in table.column_names else None
-    return Vocab(items=table.column("item_id").combine_chunks(), attributes=attributes, counts=counts)
-
-
 def _write_table(file: Path, table: pa.Table) -> None:
     def content(sink: Any) -> None:
         with pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table.combine_chunks())
 
     write_atomic(file, content)
-
-
-def _read_table(file: Path) -> pa.Table:
-    try:
-        with pa.OSFile(str(file)) as source:
-            return pa.ipc.open_file(source).read_all().combine_chunks()
-    except (pa.ArrowException, OSError) as error:
-        raise bad(file, "an Arrow table", str(error).splitlines()[0]) from error
-
-
-def _verify(folder: Path) -> None:
-    """Sizes and SHA-256 of all files, as the manifest has them."""
-    if not folder.is_dir():
-        raise CheckpointError(needed=f"a saved recommender at {folder}", came="no such folder", remedy="check the path")
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        version = manifest["format"]
-        names = dict.fromkeys((*FILES, *manifest["files"]))
-        expected = [(name, manifest["files"][name]["size"], manifest["files"][name]["sha256"]) for name in names]
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            needed=f"a saved recommender at {folder}",
-            came="a folder without manifest.json",
-            remedy="finish the fit (lmrs fit ... --resume)",
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise bad(folder / MANIFEST, "a manifest", "a damaged one") from error
-    if version != FORMAT:
-        raise bad(folder / MANIFEST, f"a recommender of format {FORMAT}", f"format {version!r}")
-    for name, size, sha256 in expected:
-        file = folder / name
-        if not file.is_file():
-            raise bad(file, f"{size} bytes", "no such file")
-        if file.stat().st_size != size:
-            raise bad(file, f"{size} bytes", f"{file.stat().st_size} bytes")
-        if sha256_file(file) != sha256:
-            raise bad(file, "the bytes that were written", "others (SHA-256 differs)")
-
-
-def bad(file: Path, needed: str, came: str) -> CheckpointError:
-    """For a file of the folder that is not as it must be."""
-    return CheckpointError(needed=f"{needed} in {file}", came=came, remedy="save or fit the recommender again")
 
 
 def _json(value: Any) -> bytes:

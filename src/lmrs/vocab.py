@@ -10,13 +10,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from lmrs.errors import DataError, did_you_mean
 from lmrs.numbering import hashes, laid_out
 
 BLOCK = 1 << 15  # texts that are read at once
 _FEW = 64  # texts that are read one by one
+# pyarrow.compute is imported where it is used: that takes as long as NumPy does, and a few questions do without.
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +36,8 @@ class Attributes:
 
         Values are numbered in order of first appearance; numbers become their decimal text.
         """
+        import pyarrow.compute as pc
+
         rows = lists.combine_chunks() if isinstance(lists, pa.ChunkedArray) else lists
         owner, flat = pc.list_parent_indices(rows), pc.list_flatten(rows)
         real = pc.is_valid(flat)
@@ -70,7 +72,8 @@ class Attributes:
         return f"<Attributes: {self.count:,} values, {len(self.values):,} on {len(self.offsets) - 1:,} items>"
 
 
-def _large(texts: pa.Array) -> pa.Array:
+def large(texts: pa.Array) -> pa.Array:
+    """Texts as large_string."""
     return texts if pa.types.is_large_string(texts.type) else texts.cast(pa.large_string())
 
 
@@ -142,25 +145,29 @@ class Vocab:
         if not len(ids) or not self.n_items:
             return np.full(len(ids), -1, np.int64)
         asked = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
-        asked = _large(asked if isinstance(asked, pa.Array) else pa.array(asked, pa.large_string()))
+        asked = large(asked if isinstance(asked, pa.Array) else pa.array(asked, pa.large_string()))
         keys, places = self._places
         number = places[np.minimum(np.searchsorted(keys, hashes(asked)), len(keys) - 1)]
         if len(asked) <= _FEW:
             pairs = zip(_at(self.items, number), asked.to_pylist(), strict=True)
             same = np.fromiter((there == text for there, text in pairs), bool, len(asked))
         else:
-            alike = pc.equal(_large(self.items.take(pa.array(number))), asked)
+            import pyarrow.compute as pc
+
+            alike = pc.equal(large(self.items.take(pa.array(number))), asked)
             same = pc.fill_null(alike, False).to_numpy(zero_copy_only=False)
         found = np.where(same, number, -1)
         if self._clash and (found < 0).any():  # two ids share a hash: the slow way finds either
-            slow = pc.index_in(asked, value_set=self.items.cast(pa.large_string()))
+            import pyarrow.compute as pc
+
+            slow = pc.index_in(asked, value_set=large(self.items))
             return pc.fill_null(slow, -1).to_numpy(zero_copy_only=False).astype(np.int64)
         return found
 
     @cached_property
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
         """(hashes of the item ids, rising; int64 numbers of those items): a few ids are found without a table of all."""
-        keys = hashes(self.items.cast(pa.large_string()))
+        keys = hashes(large(self.items))
         order = np.argsort(keys, kind="stable")
         return keys[order], order
 
@@ -171,6 +178,8 @@ class Vocab:
 
     def user_numbers(self, ids: list[str] | pa.Array) -> np.ndarray:
         """int64 numbers of the given user ids; -1 for unknown ones."""
+        import pyarrow.compute as pc
+
         found = pc.index_in(pa.array(ids, self.users.type), value_set=self.users)
         return pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
 
@@ -209,7 +218,7 @@ class Vocab:
         """SHA-256 of the item ids in order: two models agree on item numbers iff these agree."""
         digest = hashlib.sha256()
         for begin in range(0, self.n_items, BLOCK):  # of each text its length in bytes, eight of them, and the bytes
-            ends, raw = laid_out(_large(self.items.slice(begin, BLOCK)))
+            ends, raw = laid_out(large(self.items.slice(begin, BLOCK)))
             size = ends[1:] - ends[:-1]
             told = np.zeros(8 * len(size) + int(ends[-1] - ends[0]), np.uint8)
             lengths = ((8 * np.arange(len(size)) + ends[:-1] - ends[0])[:, None] + np.arange(8)).ravel()

@@ -9,7 +9,9 @@ from lmrs.errors import UserError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from lmrs.quick import QuickRecommender
     from lmrs.recommender import Recommender
+    from lmrs.vocab import Vocab
 
 
 def check_asked(history: str | None, items: tuple[str, ...], user: str | None) -> None:
@@ -24,10 +26,28 @@ def check_asked(history: str | None, items: tuple[str, ...], user: str | None) -
 
 def load(folder: Path) -> Recommender:
     """The recommender of a run folder, or in the folder itself."""
+    from lmrs.folder import MANIFEST
     from lmrs.recommender import Recommender
-    from lmrs.saved import MANIFEST
 
     return Recommender.load(folder if (folder / MANIFEST).is_file() else folder / "model")
+
+
+def quick(folder: Path, ids: list[str]) -> QuickRecommender | None:
+    """The recommender where these items can be asked without torch; None where only `load` can tell, also what is wrong."""
+    from lmrs.folder import MANIFEST
+    from lmrs.quick import QuickRecommender
+
+    try:
+        found = QuickRecommender.load(folder if (folder / MANIFEST).is_file() else folder / "model")
+    except UserError:
+        return None
+    return found if (found.vocab.item_numbers(ids) >= 0).all() else None  # others may be titles
+
+
+def typed(history: str | None, items: tuple[str, ...]) -> list[str]:
+    """The ids or titles of --history and --item, oldest first."""
+    between = ";" if history is not None and ";" in history else ","  # titles have commas in them
+    return [text.strip() for text in (history or "").split(between) if text.strip()] + list(items)
 
 
 def whose(
@@ -36,9 +56,7 @@ def whose(
     """(item ids, their times or None, notes on how they were read)."""
     if user is not None:
         return *events_of(folder, user), []
-    between = ";" if history is not None and ";" in history else ","  # titles have commas in them
-    given = [text.strip() for text in (history or "").split(between) if text.strip()] + list(items)
-    asked, notes = by_title(recommender, given)
+    asked, notes = by_title(recommender, typed(history, items))
     return asked, None, notes
 
 
@@ -80,15 +98,22 @@ def unread(recommender: Recommender, asked: list[str]) -> list[str]:
     from lmrs.cli import show
     from lmrs.views import ItemSequence
 
-    view, found, counts = recommender.system.task.serving, [], recommender.vocab.counts
-    numbers = recommender.vocab.item_numbers(asked)
-    known = numbers[numbers >= 0]
-    if counts is not None and not recommender.system.model.knows_new and (new := known[counts[known] == 0]).size:
-        some = ", ".join(recommender.vocab.item_ids(new[:5]))
-        found.append(f"without training events, so {recommender.name} knows nothing of it: {some}")
-    if isinstance(view, ItemSequence) and (older := len(known) - view.max_len) > 0:
-        found.append(f"{older:,} older items are not read (max_len {view.max_len})")
+    view, model = recommender.system.task.serving, recommender.system.model
+    longest = view.max_len if isinstance(view, ItemSequence) else None
+    found = passed_over(recommender.vocab, asked, max_len=longest, blind="" if model.knows_new else recommender.name)
     return found + ([] if recommender.scorer.unread is None else show.unread(recommender.scorer.unread.facts()))
+
+
+def passed_over(vocab: Vocab, asked: list[str], *, max_len: int | None, blind: str) -> list[str]:
+    """The part of `unread` that counts tell. blind: the name of a system that knows items by training alone, else ""."""
+    found, numbers = [], vocab.item_numbers(asked)
+    known = numbers[numbers >= 0]
+    if blind and vocab.counts is not None and (new := known[vocab.counts[known] == 0]).size:
+        some = ", ".join(vocab.item_ids(new[:5]))
+        found.append(f"without training events, so {blind} knows nothing of it: {some}")
+    if max_len is not None and (older := len(known) - max_len) > 0:
+        found.append(f"{older:,} older items are not read (max_len {max_len})")
+    return found
 
 
 def profile_of(recommender: Recommender, folder: Path, text: str | None, user: str | None) -> dict[str, str] | None:

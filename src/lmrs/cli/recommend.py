@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lmrs.cli import options
-from lmrs.cli.history import by_title, check_asked, document_of, load, profile_of, unread, whose
+from lmrs.cli.history import by_title, check_asked, document_of, load, passed_over, profile_of, quick, typed, unread, whose
+
+if TYPE_CHECKING:
+    from lmrs.recommendations import Recommendations
 
 
 @click.command()
@@ -47,8 +50,6 @@ def recommend(
     """
     from pathlib import Path
 
-    from lmrs.models import Model
-
     if said or said_file is not None:
         given = {"--history": history, "--item": items, "--user": user, "--times": times, "--profile": profile, "--text": texts}
         answer(run, said, said_file, given, k=k, exclude=exclude, include_seen=include_seen, as_json=as_json)
@@ -56,6 +57,14 @@ def recommend(
     alone = (profile is not None or texts) and user is None  # a profile is a question, even without a history
     check_asked(history or "" if alone else history, items, user)
     folder = Path(run)
+    asked = typed(history, items)
+    soon = None if user is not None or times is not None or profile is not None or texts else quick(folder, [*asked, *exclude])
+    if soon is not None:
+        found = soon.recommend(asked, k=k, exclude=exclude, exclude_seen=not include_seen)
+        tell(asked, found, passed_over(soon.vocab, asked, max_len=soon.max_len, blind=soon.name), as_json=as_json)
+        return
+    from lmrs.models import Model
+
     recommender = load(folder)
     asked, when, notes = whose(recommender, folder, history, items, user)
     if times is not None and user is None:
@@ -65,7 +74,11 @@ def recommend(
     if isinstance(recommender.system.model, Model) and recommender.system.model.by_item and not as_json:
         click.echo(f"scoring {recommender.vocab.n_items:,} items one by one: a large language model takes a while", err=True)
     found = recommender.recommend(asked, k=k, exclude=excluded, exclude_seen=not include_seen, times=when, profile=known)
-    notes = [*recommender.notes, *notes, *more, *unread(recommender, asked)]
+    tell(asked, found, [*recommender.notes, *notes, *more, *unread(recommender, asked)], as_json=as_json)
+
+
+def tell(asked: list[str], found: Recommendations, notes: list[str], *, as_json: bool) -> None:
+    """Prints the answer for the items `asked`."""
     if as_json:
         click.echo(json.dumps({"history": asked, **found.to_dict(), "notes": notes}, indent=2))
         return

@@ -6,14 +6,14 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from lmrs.cards import Cost, Protocol
-
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from lmrs.cards import Cost, Protocol
     from lmrs.evaluate import Evaluation
-    from lmrs.recommender import Recommendations, Reply
+    from lmrs.recommendations import Recommendations
+    from lmrs.recommender import Reply
 
 
 def evaluation(found: Evaluation) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmrs.answers import Jagged, priority
+from lmrs.answers import Jagged
 from lmrs.batch import Batch
 from lmrs.errors import ContractError, DataError, UserError
 from lmrs.indexing import Index
@@ -21,6 +21,7 @@ from lmrs.models.explainer import Explainer, Sentence, Told
 from lmrs.models.generative import Generative, GenerativeNetwork
 from lmrs.models.grounds import Grounds, grounds_in
 from lmrs.models.said import Said
+from lmrs.order import priority
 from lmrs.split import Train
 from lmrs.views.events import Events
 from lmrs.visibility import Visibility

@@ -1,0 +1,91 @@
+"""What lies in the folder of a saved recommender, read and checked without torch; `saved.py` writes it and reads the rest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from lmrs.errors import CheckpointError
+from lmrs.files import sha256_file
+from lmrs.vocab import Attributes, Vocab, large
+
+FORMAT = 1
+TENSORS, MODEL, VOCAB, ITEMS, MANIFEST = "tensors.safetensors", "model.json", "vocab.arrow", "items.arrow", "manifest.json"
+USERS = "users.arrow"  # ids of the users, in the folders of models that learned something of each: others hold none
+FILES = (TENSORS, MODEL, VOCAB, ITEMS)
+
+
+def verify(folder: Path) -> None:
+    """Sizes and SHA-256 of all files, as the manifest has them.
+
+    Raises CheckpointError, naming the file, if one is missing, cut or changed.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(needed=f"a saved recommender at {folder}", came="no such folder", remedy="check the path")
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        version = manifest["format"]
+        names = dict.fromkeys((*FILES, *manifest["files"]))
+        expected = [(name, manifest["files"][name]["size"], manifest["files"][name]["sha256"]) for name in names]
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            needed=f"a saved recommender at {folder}",
+            came="a folder without manifest.json",
+            remedy="finish the fit (lmrs fit ... --resume)",
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise bad(folder / MANIFEST, "a manifest", "a damaged one") from error
+    if version != FORMAT:
+        raise bad(folder / MANIFEST, f"a recommender of format {FORMAT}", f"format {version!r}")
+    for name, size, sha256 in expected:
+        file = folder / name
+        if not file.is_file():
+            raise bad(file, f"{size} bytes", "no such file")
+        if file.stat().st_size != size:
+            raise bad(file, f"{size} bytes", f"{file.stat().st_size} bytes")
+        if sha256_file(file) != sha256:
+            raise bad(file, "the bytes that were written", "others (SHA-256 differs)")
+
+
+def read_vocab(folder: Path, about: dict[str, Any]) -> tuple[Vocab, pa.Table]:
+    """The vocabulary, without users, and the catalogue in its order, of a verified folder. about: what model.json holds.
+
+    Raises CheckpointError if they do not belong to the model or to each other.
+    """
+    vocab = _read_vocab(folder / VOCAB)
+    if vocab.fingerprint != about["vocab"]["fingerprint"]:
+        raise bad(folder / VOCAB, "the vocabulary that the model was trained with", "another one")
+    items = read_table(folder / ITEMS)
+    if not large(items.column("item_id").combine_chunks()).equals(large(vocab.items)):
+        raise bad(folder / ITEMS, "the catalogue of the model's vocabulary", "another one")
+    return vocab, items
+
+
+def _read_vocab(file: Path) -> Vocab:
+    table = read_table(file)
+    attributes = {}
+    for name in table.column_names:
+        if name.startswith("attribute:"):
+            lists = table.column(name).combine_chunks()
+            attributes[name.removeprefix("attribute:")] = Attributes(
+                lists.values.dictionary, lists.offsets.to_numpy(), lists.values.indices.to_numpy()
+            )
+    counts = table.column("count").to_numpy() if "count" in table.column_names else None
+    return Vocab(items=table.column("item_id").combine_chunks(), attributes=attributes, counts=counts)
+
+
+def read_table(file: Path) -> pa.Table:
+    """The Arrow table of a file. Raises CheckpointError if it is none."""
+    try:
+        with pa.OSFile(str(file)) as source:
+            return pa.ipc.open_file(source).read_all().combine_chunks()
+    except (pa.ArrowException, OSError) as error:
+        raise bad(file, "an Arrow table", str(error).splitlines()[0]) from error
+
+
+def bad(file: Path, needed: str, came: str) -> CheckpointError:
+    """For a file of the folder that is not as it must be."""
+    return CheckpointError(needed=f"{needed} in {file}", came=came, remedy="save or fit the recommender again")
