@@ -37,6 +37,7 @@ GOALS = {
     "measures": "Goal: no slower than ranx.",
     "topk-": "Masking, top-10 and the rank of the truth from given scores, beside a dense mask and `topk`.",
     "checkpoint": "Goal: at most 2 % of wall time for a save every 200 updates.",
+    "compiled-": "Whether `lmrs fit` should compile: only if the second table's loss is made good by the first one's gain.",
     "prepare": "Goal: no slower than RePlay, 5x RecBole, memory at most twice the file.",
 }
 NOT_MEASURED = {  # by the name that the result would have
@@ -52,7 +53,8 @@ NOT_MEASURED = {  # by the name that the result would have
     "growth-length": "curves of time and memory against length",
     "growth-width": "curves of time and memory against width",
     "processes": "two processes under torchrun beside one with two threads",
-    "gpu": "anything on a GPU; bf16 and torch.compile",
+    "compiled-ml-100k": "torch.compile",
+    "gpu": "anything on a GPU",
 }
 
 
