@@ -11,7 +11,7 @@ import argparse
 import subprocess
 import sys
 
-ON_DATA = ("rate", "ranking")
+ON_DATA = ("rate", "ranking", "sampled")
 ALL = (
     "training",
     *ON_DATA,

@@ -47,8 +47,10 @@ def call(command: list[str], *, limit: float = 1800) -> dict[str, Any]:
 Reports = dict[str, list[dict[str, Any]]]
 
 
-def in_turn(sides: dict[str, list[str]], *, rounds: int, after: Callable[[Reports], None] | None = None) -> Reports:
-    """Reports of each side, a fresh process each; a side that fails once is not asked again.
+def in_turn(
+    sides: dict[str, list[str]], *, rounds: int, limit: float = 1800, after: Callable[[Reports], None] | None = None
+) -> Reports:
+    """Reports of each side, a fresh process each, stopped after `limit` s; a side that fails once is not asked again.
 
     after: called with what there is after every round, so that a run that is stopped leaves the rounds before it.
     """
@@ -59,7 +61,7 @@ def in_turn(sides: dict[str, list[str]], *, rounds: int, after: Callable[[Report
             if reports[name] and "failed" in reports[name][-1]:
                 continue
             begin = time.perf_counter()
-            reports[name].append(call(sides[name]))
+            reports[name].append(call(sides[name], limit=limit))
             wall = time.perf_counter() - begin
             print(f"  round {number + 1} {name}: {wall:.0f} s {reports[name][-1].get('failed', '')}", flush=True)
         if after is not None:

@@ -26,11 +26,14 @@ a whole fresh process.
 GOALS = {
     "rate-": "Goal: 2x (ml-100k), 6x (ml-1m), 20x (amazon-beauty) the best peer, 3x (skewed); 55 % of the fp32 roofline on "
     "amazon-beauty. Tables that end in -bf16 have lmrs with `--precision bf16-loss` (the others are fp32 and exact). "
-    "'rectools sampled' is its sampled softmax with 256 negatives, another loss; RecBole trains one target a row.",
+    "'rectools sampled' is its sampled softmax with 256 negatives, another loss; RecBole trains one target a row. Tables that "
+    "end in -sampled are of that loss; goal there: 2x RecTools, aim 10x.",
     "skewed": "Goal: 3x padded peers. The same network on the same rows; loss and gradients are compared first.",
     "quality-": "Goal: 3x RecTools and RePlay, 10x RecBole. The figures are of validation, which nothing was chosen by.",
     "ranking-": "Goal: 3x the best peer. RecBole leaves seen items in, which is less work; the others mask them.",
     "loss-": "Goal: twice the speed and a tenth of the memory of `cross_entropy(h @ E.T)`, gradients within 1e-5 of fp64.",
+    "sampled-loss": "Goal: 5x RecTools, aim 10x. It scores each place's own negatives, at padded places, too; lmrs scores shared "
+    "ones at real targets. 'plain' is the loss of lmrs written in plain torch.",
     "serving-": "Goal: warm p99 under 5 ms at 12,000 items; a cold start of half the best peer's. 'lmrs' is `Recommender`, "
     "'lmrs quick' `QuickRecommender`, which reads the same folder by NumPy alone, one history at a time: `lmrs recommend` "
     "takes it where it can. implicit imports no torch either.",
@@ -47,6 +50,8 @@ NOT_MEASURED = {  # by the name that the result would have
     "quality-sasrec-ml-100k": "time to a peer's final NDCG@10 with SASRec",
     "quality-bert4rec-ml-100k": "time to a peer's final NDCG@10 with BERT4Rec",
     "quality-sampled-ml-100k": "sampled softmax beside peers at equal final quality",
+    "sampled-loss": "sampled softmax alone beside RecTools' on the same states",
+    "rate-amazon-beauty-sampled": "training with sampled softmax beside RecTools",
     "rate-skewed": "skewed lengths beside peers themselves (a padded loop stands for them)",
     "growth-items": "curves of time and memory against items (the tables of several sizes show some)",
     "growth-users": "curves of time and memory against users",

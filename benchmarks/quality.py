@@ -23,10 +23,11 @@ from benchmarks import beside, histories, peers
 
 PEERS = {
     "sasrec": ("rectools", "replay", "rectools 32", "replay 32", "recbole"),
-    "bert4rec": ("rectools", "recbole"),
+    "bert4rec": ("rectools", "replay", "recbole"),
     "sampled": ("rectools",),
 }
 BY_32 = ("rectools 32", "replay 32")  # 32 rows an update, which serves lmrs best here; by themselves peers take 128
+LIMIT = 3600.0  # seconds of one side: RecBole trains one target a row and takes long
 EPOCHS = {  # (epochs, validations every so many of them) by system and side
     "sasrec": {
         "lmrs": (40, 1),
@@ -36,7 +37,7 @@ EPOCHS = {  # (epochs, validations every so many of them) by system and side
         "replay 32": (40, 4),
         "recbole": (8, 1),
     },
-    "bert4rec": {"lmrs": (160, 4), "rectools": (160, 8), "recbole": (40, 4)},
+    "bert4rec": {"lmrs": (160, 4), "rectools": (160, 8), "replay": (160, 8), "recbole": (40, 4)},
     "sampled": {"lmrs": (80, 1), "rectools": (60, 4)},
 }
 
@@ -163,7 +164,7 @@ def main() -> int:
 
                 sides = ["lmrs", *(side for side in PEERS[system] if not given.peers or side in given.peers)]
                 commands = {side: command(side, name, system, data) for side in sides}
-                beside.in_turn(commands, rounds=given.rounds, after=keep)
+                beside.in_turn(commands, rounds=given.rounds, limit=LIMIT, after=keep)
     return 0
 
 

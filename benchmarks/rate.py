@@ -7,7 +7,8 @@ latter is drawn, with log-normal lengths around 8). What is counted are real tar
 included: each side trains some steps through its own training loop, and the first ones are left out. Equality first: lmrs and the
 padded loop give the same loss and gradients for the same weights (benchmarks/training.py asserts it), and every side but RecBole
 reads the same targets (RecBole: one row a prefix, one target a row). "lmrs bf16-loss" and "replay bf16" (Lightning's bf16-mixed)
-round products: a table of their own has them beside all others.
+round products: a table of their own has them beside all others. Another one has the sampled softmax with 256 negatives, which
+lmrs draws once a batch and corrects by log-Q, RecTools for each place. A table is written if it has two sides or more.
 Roofline: operations a target, counted below, at the rate of an fp32 matrix product measured in the same process.
 """
 
@@ -26,6 +27,7 @@ from benchmarks import beside, histories, peers
 STEPS = {  # side: (steps timed, steps before) by data set; slow sides take few
     "lmrs": {"ml-100k": (20, 4), "amazon-beauty": (40, 5), "ml-1m": (10, 2), "skewed": (20, 4)},
     "lmrs bf16-loss": {"ml-100k": (20, 4), "amazon-beauty": (40, 5), "ml-1m": (10, 2), "skewed": (20, 4)},
+    "lmrs sampled": {"ml-100k": (20, 4), "amazon-beauty": (40, 5), "ml-1m": (10, 2), "skewed": (20, 4)},
     "padded": {"ml-100k": (10, 2), "amazon-beauty": (4, 1), "ml-1m": (3, 1), "skewed": (4, 1)},
     "rectools": {"ml-100k": (10, 2), "amazon-beauty": (3, 1), "ml-1m": (2, 1), "skewed": (2, 1)},
     "replay": {"ml-100k": (10, 2), "amazon-beauty": (4, 1), "ml-1m": (2, 1), "skewed": (3, 1)},
@@ -73,8 +75,9 @@ def lmrs(asked: dict) -> dict:
             if len(laps.laps) == asked["steps"] + asked["warm"]:
                 raise Enough
 
-    system = sasrec(max_len=asked["max_len"], epochs=1000, every=1000, patience=None)
-    system = replace(system, stages=(replace(system.stages[0], objective=Counting()),))
+    system = sasrec(max_len=asked["max_len"], loss=asked["loss"], epochs=1000, every=1000, patience=None)
+    stage = system.stages[0]
+    system = replace(system, stages=(replace(stage, objective=Counting(stage.objective.loss)),))
     with suppress(Enough):
         execution = Execution(device="cpu", precision=asked["precision"])
         fit(system, histories.split(Path(asked["data"])), execution=execution, reporter=Watch(quiet=True))
@@ -129,8 +132,8 @@ def padded(asked: dict) -> dict:
 def command(side: str, name: str, data: Path) -> list[str]:
     steps, warm = STEPS[side][name]
     asked = {"task": "train", "data": str(data), "max_len": histories.LENGTH[name], "steps": steps, "warm": warm}
-    if side in ("lmrs", "lmrs bf16-loss", "padded"):
-        asked["precision"] = "bf16-loss" if "bf16" in side else "fp32"
+    if side in ("lmrs", "lmrs bf16-loss", "lmrs sampled", "padded"):
+        asked |= {"precision": "bf16-loss" if "bf16" in side else "fp32", "loss": "sampled" if "sampled" in side else "softmax"}
         return beside.own("benchmarks.rate", "--side", side.split()[0], json.dumps(asked))
     if side == "replay bf16":
         asked["precision"] = "bf16-mixed"
@@ -139,6 +142,21 @@ def command(side: str, name: str, data: Path) -> list[str]:
     if side == "recbole" and name in ("ml-1m", "skewed"):
         asked["most"] = 600  # users: all prefixes of all would take 6 GB, and the rate is the same
     return peers.side(side.split()[0], json.dumps(asked))
+
+
+def tables(sides: list[str]) -> dict[str, tuple[str, str, list[str]]]:
+    """What is compared with what, by the end of the file's name: (our side, how it trains, all sides of the table)."""
+    full = [side for side in sides if "sampled" not in side]
+    rate = "real targets a processor second"
+    return {
+        "": ("lmrs", f"full softmax: {rate}", [side for side in full if "bf16" not in side]),
+        "-bf16": ("lmrs bf16-loss", f"full softmax: {rate}, products of the softmax in bf16", full),
+        "-sampled": (
+            "lmrs sampled",
+            f"softmax over 256 sampled negatives (lmrs: full softmax, for comparison): {rate}",
+            [side for side in sides if "sampled" in side or side == "lmrs"],
+        ),
+    }
 
 
 def main() -> int:
@@ -188,19 +206,19 @@ def measure(name: str, root: Path | None, sides: list[str], rounds: int) -> None
                 roof = best * 1e9 / least
                 limit = {"megaflop_a_target": round(least / 1e6, 3), "fp32_gflops": best, "targets_a_second": round(roof)}
             done = max(len(each) for each in reports.values())
-            for ours, sides, end in (("lmrs", exact, ""), ("lmrs bf16-loss", [*reports], "-bf16")):
-                if not reports.get(ours):
+            for end, (ours, how, chosen) in tables(sides).items():
+                if not reports.get(ours) or len(chosen) < 2:
                     continue
-                found = beside.summary({side: reports[side] for side in sides}, lambda report: report["rate"], ours=ours)
-                for side in found.values():
-                    if roof and "value" in side:
-                        side["share_of_roofline"] = round(side["value"][0] / roof, 3)
-                what = "training SASRec, full softmax: real targets a processor second"
-                what += end and ", products of the softmax in bf16"
-                report = {"what": what, "data": facts, "rounds": done, "roofline": limit, "sides": found}
+                found = beside.summary({side: reports[side] for side in chosen}, lambda report: report["rate"], ours=ours)
+                report = {"what": f"training SASRec, {how}", "data": facts, "rounds": done, "sides": found}
+                if end != "-sampled":  # which does not make the products that are counted
+                    report["roofline"] = limit
+                    for side in found.values():
+                        if roof and "value" in side:
+                            side["share_of_roofline"] = round(side["value"][0] / roof, 3)
                 beside.write(f"rate-{name}{end}", report)
 
-        exact = [side for side in sides if "bf16" not in side]
+        exact = tables(sides)[""][2]
         beside.in_turn({side: command(side, name, data) for side in sides}, rounds=rounds, after=keep)
 
 

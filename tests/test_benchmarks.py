@@ -5,10 +5,11 @@ import statistics
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks import beside, page, peers, quality
-from benchmarks.rate import operations
+from benchmarks import beside, page, peers, quality, sampled
+from benchmarks.rate import STEPS, operations, tables
 
 SAYS = "import json, sys; print('noise'); print('RESULT ' + json.dumps({'rate': float(sys.argv[1]), 'peak_mib': 5}))"
 
@@ -28,6 +29,59 @@ def test_rounds_alternate_and_a_side_that_fails_is_not_asked_again() -> None:
     )
     assert [len(found["lmrs"]), len(found["broken"])] == [2, 1]
     assert kept == [{"lmrs": 1, "broken": 1}, {"lmrs": 2, "broken": 1}]
+
+
+def test_the_time_limit_of_a_side_is_given() -> None:
+    sides = {"slow": [sys.executable, "-c", "import time; time.sleep(60)"]}
+    assert "longer than 0 s" in beside.in_turn(sides, rounds=1, limit=0.2)["slow"][0]["failed"]
+
+
+def test_sampled_and_full_softmax_are_compared_in_tables_of_their_own() -> None:
+    chosen = {end: (ours, sides) for end, (ours, _, sides) in tables(list(STEPS)).items()}
+    assert all(ours in sides for ours, sides in chosen.values())
+    assert chosen["-sampled"][1] == ["lmrs", "lmrs sampled", "rectools sampled"]
+    assert not any("sampled" in side or "bf16" in side for side in chosen[""][1])
+    assert set(chosen["-bf16"][1]) - set(chosen[""][1]) == {"lmrs bf16-loss", "replay bf16"}
+    assert tables(["lmrs", "lmrs sampled", "rectools sampled"])[""][2] == ["lmrs"]  # one side: no table
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_states_for_the_sampled_softmax_have_the_targets_of_training_rows(full: bool, tmp_path: Path) -> None:
+    sizes = np.array([3, 4, 80])  # the last two events of a user are not for training
+    offsets = np.concatenate([[0], np.cumsum(np.tile(sizes, 60))])
+    np.savez(tmp_path / "in.npz", items=np.arange(offsets[-1]) % 9000, offsets=offsets, n_items=9000)
+    facts = sampled.make(tmp_path / "in.npz", tmp_path / "out.npz", full=full)
+    made = np.load(tmp_path / "out.npz")
+    target = made["target"]
+    assert facts == {"places": 128 * 50, "targets": (target >= 0).sum(), "items": 9000}
+    assert not np.isin(made["no_targets"], target).any()
+    if full:
+        assert (target >= 0).all()
+        return
+    counts = (target >= 0).sum(1)
+    assert set(counts) == {0, 1, 50}  # of 1, 2 and 78 training events
+    assert (target[counts == 1][:, :-1] == -1).all()  # padded at the left
+    assert (np.diff(target[counts == 50]) % 9000 == 1).all()  # in their order
+    last = [own[-1] for own in target[counts == 50]]
+    ends = (offsets[1:] - 3) % 9000
+    assert np.isin(last, ends[2::3]).all()
+
+
+@pytest.mark.parametrize("kind", ["lmrs", "plain"])
+def test_the_sampled_loss_is_compared_with_its_formula(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    target = rng.integers(0, 20, (4, 5))
+    target[0, :3] = -1
+    data = {"states": rng.standard_normal((4, 5, 8), np.float32), "table": rng.standard_normal((30, 8), np.float32)}
+    np.savez(tmp_path / "in.npz", target=target, negatives=np.arange(10), no_targets=np.array([20, 22, 25, 25]), **data)
+    monkeypatch.setattr(sampled, "STEPS", {kind: 1})
+    found = sampled.side(kind, {"data": str(tmp_path / "in.npz")})
+    real = target >= 0
+    scores = data["states"][real].astype(np.float64) @ data["table"].T
+    own = scores[np.arange(real.sum()), target[real]]
+    mass = np.exp(own) + np.exp(scores[:, [20, 22, 25, 25]]).sum(1)
+    assert found["loss"] == pytest.approx((np.log(mass) - own).mean(), rel=1e-6)
+    assert found["cpu_seconds"] > 0
 
 
 def test_ratios_are_taken_round_by_round_and_say_how_much_better_ours_is() -> None:

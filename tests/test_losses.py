@@ -271,6 +271,13 @@ def test_gbce_ends_at_bce_and_at_full_calibration(t, beta):
     agree(GBCE(t=t).charge(states, Output(table, own), target, drawn), wanted, states, table, own)
 
 
+@pytest.fixture(params=[1, 3, 1024])
+def blocks(request, monkeypatch):
+    """Rows at a time where negatives are shared: these few rows in pieces, and whole."""
+    monkeypatch.setattr(losses, "_BLOCK", request.param)
+
+
+@pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("popular", [False, True])
@@ -344,6 +351,40 @@ def test_bpr_max_is_the_equation(shared):
         weight = others.exp() / others.exp().sum()
         wanted = wanted - (weight * (scores[m, target[m]] - others).sigmoid()).sum().log() + 0.7 * (weight * others**2).sum()
     agree(found, wanted, states, table, own)
+
+
+@pytest.mark.usefixtures("blocks")
+@pytest.mark.parametrize("bias", [False, True])
+def test_shared_negatives_by_finite_differences(bias):
+    """Some negatives are targets, and one is drawn twice."""
+    states, table, own, target = problem(bias=bias)
+    drawn = Drawn(torch.cat([target[:3], torch.tensor([0, 5, 5, 9])]), torch.linspace(-4, -1, V, dtype=torch.float64), 7, V)
+    leaves = (states, table) if own is None else (states, table, own)
+    assert torch.autograd.gradcheck(lambda s, t, *b: SampledSoftmax().charge(s, Output(t, *b or (None,)), target, drawn), leaves)
+
+
+def test_shared_negatives_are_stable_for_huge_scores():
+    states = torch.tensor([[1e4], [-1e4]], requires_grad=True)
+    drawn = Drawn(torch.tensor([1, 1, 1]), None, 3, 2)
+    cost = SampledSoftmax().charge(states, Output(torch.tensor([[1.0], [-1.0]]), None), torch.tensor([0, 0]), drawn)
+    assert cost.item() == pytest.approx(2e4 + math.log(2))  # each of three draws stands for 2 / 3 of an item
+    assert torch.isfinite(torch.autograd.grad(cost, states)[0]).all()
+
+
+def test_shared_negatives_give_gradients_only_where_they_are_wanted():
+    states, table, own, target = problem(bias=True)
+    drawn = Drawn(torch.tensor([0, 5, 9]), None, 3, V)
+
+    def charged(states, table, own):
+        return SampledSoftmax().charge(states, Output(table, own), target, drawn)
+
+    wanted = gradients(charged(states, table, own), states, table, own)
+    for at, leaf in enumerate((states, table, own)):
+        given = [each if each is leaf else each.detach() for each in (states, table, own)]
+        torch.testing.assert_close(gradients(charged(*given), leaf)[0], wanted[at])
+    cost = 3 * charged(states, table, own)
+    first = torch.autograd.grad(cost, states, retain_graph=True)[0].clone()
+    torch.testing.assert_close(torch.autograd.grad(cost, states)[0], first)
 
 
 @pytest.mark.parametrize("loss", [SampledSoftmax(), BCE(), GBCE()])

@@ -163,5 +163,34 @@ def serve():
     result({"cold": cold, "warm": sorted(each), "batch": rate}, "rectools", "torch", "numpy")
 
 
+def loss():
+    """Forward and backward of its sampled softmax alone, negatives drawn before; and its loss with given, shared negatives."""
+    from rectools.models.nn.transformers.lightning import TransformerLightningModule
+    from rectools.models.nn.transformers.negative_sampler import CatalogUniformSampler
+    from rectools.models.nn.transformers.similarity import DistanceSimilarityModule
+
+    data = np.load(ASKED["data"])
+    targets = torch.from_numpy(data["target"]) + 1  # 0 is padding
+    states = torch.from_numpy(data["states"]).requires_grad_()
+    table = torch.cat([torch.zeros(1, states.shape[2]), torch.from_numpy(data["table"])]).requires_grad_()
+    scores, weights = DistanceSimilarityModule(), (targets > 0).float()
+
+    def run(negatives):
+        states.grad = table.grad = None
+        logits = scores(states, table, torch.cat([targets.unsqueeze(-1), negatives], dim=-1))
+        cost = TransformerLightningModule._calc_sampled_softmax_loss(TransformerLightningModule, logits, targets, weights)
+        cost.backward()
+        return float(cost)
+
+    drawn = CatalogUniformSampler(len(data["negatives"])).get_negatives({"x": targets}, lowest_id=1, highest_id=len(table))
+    seconds = []
+    for _ in range(ASKED["steps"] + 1):
+        begin = time.process_time()
+        run(drawn)
+        seconds.append(time.process_time() - begin)
+    shared = (torch.from_numpy(data["no_targets"]) + 1).expand(*targets.shape, -1)
+    result({"cpu_seconds": float(np.median(seconds[1:])), "loss": run(shared)}, "rectools", "torch", "numpy")
+
+
 if __name__ == "__main__":
-    {"train": train, "learn": learn, "evaluate": evaluate, "save": save, "serve": serve}[ASKED["task"]]()
+    {"train": train, "learn": learn, "evaluate": evaluate, "save": save, "serve": serve, "loss": loss}[ASKED["task"]]()

@@ -1,4 +1,4 @@
-"""RePlay, asked as its documentation says: replay.nn SasRec on a ParquetModule, trained by Lightning."""
+"""RePlay, asked as its documentation says: replay.nn SasRec on a ParquetModule, replay.models.nn Bert4Rec; Lightning trains."""
 
 from __future__ import annotations
 
@@ -36,14 +36,15 @@ class Watch(lightning.Callback):
         LAPS.mark(int(batch["target_padding_mask"].sum()))
 
 
-def schema(items):
+def schema(items, padding=None):
+    """One sequence of item numbers; padded places hold `padding`, by default a number of their own."""
     return TensorSchema(
         TensorFeatureInfo(
             "item_id",
             is_seq=True,
             feature_type=FeatureType.CATEGORICAL,
             embedding_dim=64,
-            padding_value=items,
+            padding_value=items if padding is None else padding,
             cardinality=items,
             feature_hint=FeatureHint.ITEM_ID,
             feature_sources=[TensorFeatureSource(FeatureSource.INTERACTIONS, "item_id")],
@@ -107,8 +108,14 @@ class Snapshots(lightning.Callback):
             self.out += time.process_time() - now
 
 
+QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+
+
 def learn():
     """Validation NDCG@10 over training time: the event after the training part, unseen items ranked."""
+    if ASKED["system"] == "bert4rec":
+        learn_bert4rec()
+        return
     data = np.load(ASKED["data"])
     items, start, stop = users(data)
     count, longest = int(data["n_items"]), ASKED["max_len"]
@@ -137,20 +144,52 @@ def learn():
         )
         torch.manual_seed(0)
         snapshots, asked = Snapshots(), LightningModule(network(about))
-        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
         longer = lightning.Trainer(
-            max_epochs=ASKED["epochs"], accelerator="cpu", callbacks=[snapshots], limit_val_batches=0, **quiet
+            max_epochs=ASKED["epochs"], accelerator="cpu", callbacks=[snapshots], limit_val_batches=0, **QUIET
         )
         longer.fit(asked, datamodule=module)
         curve = []
         for seconds, weights in snapshots.kept:
             asked.load_state_dict(weights)
             best = TorchTopItemsCallback(top_k=10, query_column="query_id", postprocessors=[SeenItemsFilter(item_count=count)])
-            lightning.Trainer(accelerator="cpu", callbacks=[best], **quiet).predict(
+            lightning.Trainer(accelerator="cpu", callbacks=[best], **QUIET).predict(
                 asked.eval(), datamodule=module, return_predictions=False
             )
             who, lists, _ = best.get_result()
             curve.append([seconds, ndcg(lists.tolist(), items[stop][who.numpy()].tolist())])
+    result({"curve": curve}, "replay-rec", "torch", "numpy", "lightning")
+
+
+def learn_bert4rec():
+    """The same of its BERT4Rec: the last max_len events of a user, 15 % of them hidden at random, its own output layer."""
+    import pandas as pd
+    from replay.data.nn import PandasSequentialDataset
+    from replay.models.nn.sequential import Bert4Rec
+    from replay.models.nn.sequential.bert4rec import Bert4RecPredictionDataset, Bert4RecTrainingDataset
+    from replay.models.nn.sequential.callbacks import TorchPredictionCallback
+    from replay.models.nn.sequential.postprocessors import RemoveSeenItems
+    from torch.utils.data import DataLoader
+
+    data = np.load(ASKED["data"])
+    items, start, stop = users(data)
+    about = schema(int(data["n_items"]), padding=0)  # its item table has no row for padding, which attention leaves out
+    frame = pd.DataFrame({"query_id": np.arange(len(start)), "item_id": [items[a:b] for a, b in zip(start, stop)]})
+    sequences = PandasSequentialDataset(about, "query_id", "item_id", frame)
+    torch.manual_seed(0)
+    snapshots = Snapshots()
+    asked = Bert4Rec(
+        about, block_count=2, head_count=2, hidden_size=64, max_seq_len=ASKED["max_len"], dropout_rate=0.2
+    )  # by default Adam, 1e-3
+    fitted = DataLoader(Bert4RecTrainingDataset(sequences, ASKED["max_len"]), batch_size=ASKED["batch"], shuffle=True)
+    lightning.Trainer(max_epochs=ASKED["epochs"], accelerator="cpu", callbacks=[snapshots], **QUIET).fit(asked, fitted)
+    asking = DataLoader(Bert4RecPredictionDataset(sequences, ASKED["max_len"]), batch_size=256)
+    curve = []
+    for seconds, weights in snapshots.kept:
+        asked.load_state_dict(weights)
+        best = TorchPredictionCallback(top_k=10, postprocessors=[RemoveSeenItems(sequences)])
+        lightning.Trainer(accelerator="cpu", callbacks=[best], **QUIET).predict(asked.eval(), asking, return_predictions=False)
+        who, lists, _ = best.get_result()
+        curve.append([seconds, ndcg(lists.tolist(), items[stop][who.numpy()].tolist())])
     result({"curve": curve}, "replay-rec", "torch", "numpy", "lightning")
 
 

@@ -26,6 +26,7 @@ from lmrs.negatives import Drawn, Negatives, Uniform
 
 _LOG2_E = math.log2(math.e)
 TILE = 4096  # items of the catalogue at a time: their scores for a block of rows fit into a second-level cache
+_BLOCK = 1024  # rows at a time where the negatives are shared: their scores stay in the cache
 _FEW, _SOME = 64, 2048  # rows and items of a piece of a large product
 _rounding: ContextVar[bool] = ContextVar("rounding", default=False)
 _kernel: ContextVar[Softmax | None] = ContextVar("kernel", default=None)
@@ -324,6 +325,75 @@ class FullSoftmax:
         )
 
 
+class _SharedSoftmax(torch.autograd.Function):
+    """Cross-entropy among each row's target and K shared negatives; the gradient is made in the forward pass.
+
+    The table gets one gradient of its size instead of one for the targets, one for the negatives and their sum. expected: log of
+    how often each negative is expected, float or [K], taken from its score. Negatives that equal the target are left out.
+    """
+
+    @staticmethod
+    def forward(ctx, states, table, bias, target, items, expected):
+        need_states, need_table, need_bias = ctx.needs_input_grad[:3]
+        few, chosen = table[items], table[target]
+        scaled = states * _LOG2_E  # scores in base 2: exp2 is faster than exp
+        positive = (scaled * chosen).sum(1)
+        offset = None if bias is None else bias[items] * _LOG2_E
+        if bias is not None:
+            positive += bias[target] * _LOG2_E
+        if isinstance(expected, float):  # a softmax is the same if the target's score rises instead
+            positive += expected * _LOG2_E
+        else:
+            offset = expected * -_LOG2_E if offset is None else offset - expected * _LOG2_E
+        drawn = torch.zeros(len(table), dtype=torch.bool, device=table.device)
+        drawn[items] = True
+        clash = drawn[target]  # few rows have their target among the negatives: those alone are compared
+        grad_states = torch.empty_like(states) if need_states else None
+        grad_few = torch.zeros_like(few) if need_table else None
+        grad_offset = few.new_zeros(len(items)) if bias is not None and need_bias else None
+        grad_positive = torch.empty_like(positive)
+        block = _BLOCK if table.device.type == "cpu" else max(len(states), 1)
+        buffer = few.new_empty(min(block, len(states)), len(items))
+        total = torch.zeros((), dtype=torch.float64, device=states.device)
+        for begin in range(0, len(states), block):
+            place = slice(begin, begin + block)
+            part, own = states[place], positive[place]
+            weights = torch.mm(scaled[place], few.t(), out=buffer[: len(part)])
+            if offset is not None:
+                weights += offset
+            rows = clash[place].nonzero()[:, 0]
+            if len(rows):
+                weights[rows] = weights[rows].masked_fill_(items == target[place][rows, None], -torch.inf)
+            top = torch.maximum(weights.amax(1), own)
+            weights.sub_(top[:, None]).exp2_()
+            of_target = (own - top).exp2_()
+            mass = weights.sum(1).add_(of_target)
+            total += (mass.log() + (top - own) / _LOG2_E).sum(dtype=torch.float64)
+            share = mass.reciprocal_()
+            grad_positive[place] = of_target.mul_(share).sub_(1)
+            if grad_states is not None:
+                torch.mm(weights, few, out=grad_states[place]).mul_(share[:, None])
+            if grad_few is not None:
+                grad_few.addmm_(weights.t(), part * share[:, None])
+            if grad_offset is not None:
+                grad_offset.addmv_(weights.t(), share)
+        grad_table = grad_bias = None
+        if grad_states is not None:
+            grad_states.addcmul_(chosen, grad_positive[:, None])
+        if grad_few is not None:
+            grad_table = torch.zeros_like(table).index_add_(0, items, grad_few)
+            grad_table.index_add_(0, target, states * grad_positive[:, None])
+        if grad_offset is not None:
+            grad_bias = torch.zeros_like(bias).index_add_(0, items, grad_offset).index_add_(0, target, grad_positive)
+        ctx.save_for_backward(*(g for g in (grad_states, grad_table, grad_bias) if g is not None))
+        ctx.present = (grad_states is not None, grad_table is not None, grad_bias is not None)
+        return total.to(states.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return (*_FullSoftmax.backward(ctx, grad)[:3], None, None, None)
+
+
 @dataclass(frozen=True)
 class SampledSoftmax:
     """Softmax over the target and drawn negatives, which are corrected for how likely each was to be drawn (log-Q).
@@ -339,14 +409,12 @@ class SampledSoftmax:
 
     def charge(self, states: Tensor, output: Output, target: Tensor, drawn: Drawn | None = None) -> Tensor:
         assert drawn is not None
-        positive = output.scores_of(states, target)  # (M,)
+        # The target is there for certain: only what was drawn is corrected.
+        expected = drawn.log_expected(drawn.items) if self.logq else 0.0
         if drawn.items.ndim == 1:  # shared by all positions
-            table = output.table[drawn.items]
-            negative = F.linear(states, table, None if output.bias is None else output.bias[drawn.items])  # (M, K)
-        else:
-            negative = output.scores_of(states, drawn.items)
-        if self.logq:  # the target is there for certain: only what was drawn is corrected
-            negative = negative - drawn.log_expected(drawn.items)
+            return _SharedSoftmax.apply(states.contiguous(), output.table, output.bias, target, drawn.items, expected)
+        positive = output.scores_of(states, target)  # (M,)
+        negative = output.scores_of(states, drawn.items) - expected
         negative = negative.masked_fill(drawn.items == target[:, None], -torch.inf)
         return (torch.logsumexp(torch.cat([positive[:, None], negative], 1), 1) - positive).sum()
 
