@@ -155,6 +155,12 @@ def test_without_a_known_history_it_is_popularity_in_torchs_order(home: Path) ->
     assert fast.recommend([]).fallback == "training popularity"
 
 
+def test_a_history_for_which_the_mask_leaves_no_room_is_no_fallback(tmp_path: Path) -> None:
+    wanted = system("post", "plain", "cloze")
+    folder = made(tmp_path / "model", replace(wanted, task=tasks.Ranking(views.ItemSequence(max_len=1))))
+    assert QuickRecommender.load(folder).recommend(["i1"]) == Recommender.load(folder).recommend(["i1"])
+
+
 def test_nothing_left_to_offer_is_an_empty_answer(home: Path) -> None:
     slow, fast = both(home, ("query", "plain", "next"))
     every = [f"i{at}" for at in range(ITEMS)]
