@@ -22,10 +22,11 @@ def side(kind: str, *, items: int, rows: int, dim: int) -> dict[str, float]:
     import torch.nn.functional as F
 
     from benchmarks.peers.clock import peak_mib
-    from lmrs.losses import FullSoftmax, Output
+    from lmrs.losses import FullSoftmax, Output, fast_kernel, softmax_by
 
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
+    kernel = fast_kernel() if kind == "lmrs" else None
     rng = torch.Generator().manual_seed(0)
     states = torch.randn(rows, dim, generator=rng, requires_grad=True)
     table = (torch.randn(items, dim, generator=rng) * 0.1).requires_grad_()
@@ -36,7 +37,8 @@ def side(kind: str, *, items: int, rows: int, dim: int) -> dict[str, float]:
         if kind == "plain":
             loss = F.cross_entropy(states[:count] @ table.T, target[:count], reduction="sum")
         else:
-            loss = FullSoftmax().charge(states[:count], Output(table, None), target[:count])
+            with softmax_by(kernel):
+                loss = FullSoftmax().charge(states[:count], Output(table, None), target[:count])
         loss.backward()
         return loss.detach()
 
@@ -77,7 +79,7 @@ def main() -> None:
     for size in given.sizes:
         items, rows = map(int, size.split("x"))
         words = json.dumps({"items": items, "rows": rows, "dim": given.dim})
-        sides = {kind: beside.own("benchmarks.loss", "--side", kind, words) for kind in ("lmrs", "plain")}
+        sides = {kind: beside.own("benchmarks.loss", "--side", kind, words) for kind in ("lmrs", "lmrs torch", "plain")}
 
         def keep(reports: beside.Reports, items: int = items, rows: int = rows) -> None:
             parts = {

@@ -6,7 +6,8 @@ Hidden 64, 2 layers, 2 heads, dropout 0.2, 128 rows a step, Adam 1e-3, fp32, one
 latter is drawn, with log-normal lengths around 8). What is counted are real targets a processor second, loading of batches
 included: each side trains some steps through its own training loop, and the first ones are left out. Equality first: lmrs and the
 padded loop give the same loss and gradients for the same weights (benchmarks/training.py asserts it), and every side but RecBole
-reads the same targets (RecBole: one row a prefix, one target a row). "lmrs bf16-loss" and "replay bf16" (Lightning's bf16-mixed)
+reads the same targets (RecBole: one row a prefix, one target a row). "lmrs" takes the softmax's kernel in C, as a fit does where a
+compiler is there; "lmrs torch" does without. "lmrs bf16-loss" and "replay bf16" (Lightning's bf16-mixed)
 round products: a table of their own has them beside all others. Another one has the sampled softmax with 256 negatives, which
 lmrs draws once a batch and corrects by log-Q, RecTools for each place. A table is written if it has two sides or more.
 Roofline: operations a target, counted below, at the rate of an fp32 matrix product measured in the same process.
@@ -26,6 +27,7 @@ from benchmarks import beside, histories, peers
 
 STEPS = {  # side: (steps timed, steps before) by data set; slow sides take few
     "lmrs": {"ml-100k": (20, 4), "amazon-beauty": (40, 5), "ml-1m": (10, 2), "skewed": (20, 4)},
+    "lmrs torch": {"ml-100k": (20, 4), "amazon-beauty": (40, 5), "ml-1m": (10, 2), "skewed": (20, 4)},
     "lmrs bf16-loss": {"ml-100k": (20, 4), "amazon-beauty": (40, 5), "ml-1m": (10, 2), "skewed": (20, 4)},
     "lmrs sampled": {"ml-100k": (20, 4), "amazon-beauty": (40, 5), "ml-1m": (10, 2), "skewed": (20, 4)},
     "padded": {"ml-100k": (10, 2), "amazon-beauty": (4, 1), "ml-1m": (3, 1), "skewed": (4, 1)},
@@ -79,7 +81,7 @@ def lmrs(asked: dict) -> dict:
     stage = system.stages[0]
     system = replace(system, stages=(replace(stage, objective=Counting(stage.objective.loss)),))
     with suppress(Enough):
-        execution = Execution(device="cpu", precision=asked["precision"])
+        execution = Execution(device="cpu", precision=asked["precision"], softmax=asked["softmax"])
         fit(system, histories.split(Path(asked["data"])), execution=execution, reporter=Watch(quiet=True))
     return laps.found() | {"gemm_gflops": gemm()}
 
@@ -132,8 +134,9 @@ def padded(asked: dict) -> dict:
 def command(side: str, name: str, data: Path) -> list[str]:
     steps, warm = STEPS[side][name]
     asked = {"task": "train", "data": str(data), "max_len": histories.LENGTH[name], "steps": steps, "warm": warm}
-    if side in ("lmrs", "lmrs bf16-loss", "lmrs sampled", "padded"):
+    if side.split()[0] in ("lmrs", "padded"):
         asked |= {"precision": "bf16-loss" if "bf16" in side else "fp32", "loss": "sampled" if "sampled" in side else "softmax"}
+        asked["softmax"] = "torch" if "torch" in side else "auto"
         return beside.own("benchmarks.rate", "--side", side.split()[0], json.dumps(asked))
     if side == "replay bf16":
         asked["precision"] = "bf16-mixed"

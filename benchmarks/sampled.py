@@ -62,13 +62,9 @@ def side(kind: str, asked: dict) -> dict[str, float]:
     import torch
     import torch.nn.functional as F
 
-    from lmrs.hardware import keep_memory
     from lmrs.losses import Output, SampledSoftmax
     from lmrs.negatives import Drawn
 
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    keep_memory()  # as the command line does
     data = np.load(asked["data"])
     real = data["target"] >= 0
     states, table = (torch.from_numpy(each).requires_grad_() for each in (data["states"][real], data["table"]))
@@ -116,8 +112,14 @@ def main() -> int:
     parser.add_argument("--side", nargs=2, metavar=("NAME", "TASK"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.side:
-        from benchmarks.peers.clock import result
+        import torch
 
+        from benchmarks.peers.clock import result
+        from lmrs.hardware import keep_memory
+
+        torch.set_num_threads(1)
+        torch.set_flush_denormal(True)
+        keep_memory()  # as the command line does
         result(side(given.side[0], json.loads(given.side[1])), "lmrs", "torch", "numpy")
         return 0
     if given.data_root is None:

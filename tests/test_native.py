@@ -1,10 +1,14 @@
-"""The full softmax in C against fp64: every edge of its blocks and panels, scores of any size, threads, and how it is made."""
+"""A catalogue's scores in C: the full softmax against fp64, the ranking against that of held scores, at every edge of blocks and
+panels, for scores of any size, with any threads; and how the kernel is made."""
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,19 +17,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_faults import interrupted, listening
 
-from lmrs import native
+from lmrs import losses, native
+from lmrs.answers import Ranked, rank, rank_states
 from lmrs.errors import ContractError
+from lmrs.evaluate import evaluate
 from lmrs.fit import Execution, fit
 from lmrs.hardware import threads_restored
+from lmrs.judge import judge
 from lmrs.losses import FullSoftmax, Output, kernel_gain, rounded_products, softmax_by
+from lmrs.measures import Sampling
+from lmrs.tasks import ranking
+from lmrs.views import Rows
 
+SPLIT = tiny()
 needs_a_compiler = pytest.mark.skipif(native._compiler() is None, reason="no C compiler here")
 
 
 @pytest.fixture(scope="module")
-def kernel() -> native.Softmax:
+def kernel() -> native.Kernel:
     found = native.load()
-    assert isinstance(found, native.Softmax), found
+    assert isinstance(found, native.Kernel), found
     return found
 
 
@@ -132,8 +143,8 @@ def test_few_blocks_are_held_where_a_catalogue_is_large(kernel, monkeypatch):
         agrees(kernel, states, table, own, target)
 
 
-class Refusing(native.Softmax):
-    def __call__(self, *given):
+class Refusing(native.Kernel):
+    def softmax(self, *given):
         raise AssertionError("asked")
 
 
@@ -141,7 +152,7 @@ class Refusing(native.Softmax):
 def test_what_it_does_not_serve_goes_by_torch(kernel):
     """fp64, rounded products, and scores that are not finite (an item that is out of the question, a state that is NaN)."""
     states, table, own, target = problem(20, 30, 16, bias=True)
-    refusing = Refusing(kernel.path, kernel.library, kernel.lanes, kernel.rows)
+    refusing = Refusing(kernel.path, kernel.library, kernel.lanes, kernel.rows, kernel.panel)
 
     def charged(states, table, own):
         return FullSoftmax().charge(states, Output(table, own), target).item()
@@ -166,6 +177,167 @@ def test_what_it_does_not_serve_goes_by_torch(kernel):
 
 def charged_by_torch(states, table, own, target) -> float:
     return F.cross_entropy(states @ table.T + own, target, reduction="sum").item()
+
+
+# -- the ranking -------------------------------------------------------------------------------------------------------
+
+
+def questions(rows: int, items: int, *, seed: int, longest: int = 20):
+    """(query, seen, truth): histories of up to `longest` items with repeats, one true item each, some of them in the history."""
+    rng = np.random.default_rng(seed)
+    seen = [rng.integers(items, size=rng.integers(0, longest + 1)) for _ in range(rows)]
+    truth = np.array([rng.choice(each) if len(each) and rng.random() < 0.3 else rng.integers(items) for each in seen])
+    offsets = np.concatenate([[0], np.cumsum([len(each) for each in seen])]).astype(np.int64)
+    return rng.permutation(rows), (offsets, np.concatenate([*seen, np.zeros(0, np.int64)])), (np.arange(rows + 1), truth)
+
+
+def same(found: Ranked, wanted: Ranked) -> None:
+    for name in ("query", "truth", "n_candidates", "items", "scores", "truth_seen"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name), err_msg=name)
+    for name in ("offsets", "rank", "n_candidates", "greater", "equal"):
+        np.testing.assert_array_equal(getattr(found.ranks, name), getattr(wanted.ranks, name), err_msg=name)
+
+
+def ranked(kernel, states, output, *, k: int, seed: int) -> None:
+    """`rank_states` is `rank` of the scores that the kernel makes, in every bit; these are close to torch's."""
+    query, seen, truth = questions(len(states), len(output.table), seed=seed)
+    given = {"query": query, "seen": seen, "truth": truth, "k": k, "seed": seed}
+    scores = torch.from_numpy(np.stack([kernel.line(state, *output) for state in states]))
+    torch.testing.assert_close(scores, output.scores(states), rtol=1e-4, atol=1e-4)
+    same(rank_states(kernel, states, output, **given), rank(scores, **given))
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [1, 17, 33, 48, 100])
+@pytest.mark.parametrize("items", [1, 8, 47, 49, 300])
+def test_ranking_at_every_edge(kernel, rows, items, bias):
+    states, table, own, _ = problem(rows, items, 24, bias=bias)
+    output = Output(table.detach(), None if own is None else own.detach())
+    for k in (1, 10):
+        ranked(kernel, states.detach(), output, k=k, seed=rows)
+
+
+@needs_a_compiler
+@settings(deadline=None, max_examples=40)
+@given(
+    rows=st.integers(1, 60), items=st.integers(1, 200), width=st.integers(1, 40), kinds=st.integers(1, 30), k=st.integers(1, 20),
+    seed=st.integers(0, 99),
+)  # fmt: skip
+def test_ranking_with_ties(kernel, rows, items, width, kinds, k, seed):
+    """Few kinds of items: most scores are shared, and equal items must have equal scores wherever they stand."""
+    states, table, own, _ = problem(rows, kinds, width, bias=True, seed=seed)
+    which = torch.randint(kinds, (items,), generator=torch.Generator().manual_seed(seed))
+    ranked(kernel, states.detach(), Output(table.detach()[which], own.detach()[which]), k=k, seed=seed)
+
+
+@needs_a_compiler
+def test_ranking_does_not_depend_on_threads_or_company(kernel):
+    states, table, _, _ = problem(130, 500, 16, bias=False)
+    states, output = states.detach(), Output(table.detach(), None)
+    query, seen, truth = questions(130, 500, seed=1)
+    whole = rank_states(kernel, states, output, query=query, seen=seen, truth=truth, k=5, seed=2)
+    with threads_restored():
+        torch.set_num_threads(3)
+        same(rank_states(kernel, states, output, query=query, seen=seen, truth=truth, k=5, seed=2), whole)
+    for row in (0, 77):
+        own = seen[1][seen[0][row] : seen[0][row + 1]]
+        alone = rank_states(
+            kernel, states[[row]], output, query=query[[row]], seen=(np.array([0, len(own)]), own),
+            truth=(np.arange(2), truth[1][[row]]), k=5, seed=2,
+        )  # fmt: skip
+        np.testing.assert_array_equal(alone.items[0], whole.items[row])
+        np.testing.assert_array_equal(alone.scores[0], whole.scores[row])
+        assert alone.ranks.rank[0] == whole.ranks.rank[row]
+
+
+@needs_a_compiler
+def test_questions_that_it_does_not_serve(kernel):
+    states, table, own, _ = problem(6, 40, 16, bias=True)
+    states, table, own = states.detach(), table.detach(), own.detach()
+    query, seen, truth = questions(6, 40, seed=3)
+    given = {"query": query, "seen": seen, "truth": truth, "k": 5, "seed": 2}
+    assert rank_states(kernel, states, Output(table, own), **given) is not None
+    two = (np.array([0, 2, 3, 4, 5, 6, 7]), np.arange(7))
+    none = (np.array([0, 0, 2, 3, 4, 5, 6]), np.arange(6))
+    for other in (two, none):
+        assert rank_states(kernel, states, Output(table, own), **{**given, "truth": other}) is None
+    own[3] = -torch.inf
+    assert rank_states(kernel, states, Output(table, own), **given) is None
+    assert rank_states(kernel, states.double(), Output(table.double(), None), **given) is None
+    states[2, 1] = torch.nan
+    assert rank_states(kernel, states, Output(table, None), **given) is None
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return fit(system("sasrec"), SPLIT, seed=3, execution=Execution(device="cpu", softmax="torch"))
+
+
+def judged(trained, kernel, queries=None, **keywords):
+    with softmax_by(kernel):
+        asked = SPLIT.test if queries is None else queries
+        return judge(trained.scorer, trained.objective, trained.system.task, asked, trained.vocab, k=5, seed=1, **keywords)
+
+
+def alike(found, wanted) -> None:
+    np.testing.assert_array_equal(found.ranks.rank, wanted.ranks.rank)
+    np.testing.assert_array_equal(found.items, wanted.items)
+    np.testing.assert_allclose(found.scores, wanted.scores, rtol=1e-4, atol=1e-5)
+    assert (found.fallback, found.truth_seen) == (wanted.fallback, wanted.truth_seen)
+
+
+@needs_a_compiler
+def test_judging_by_the_kernel(kernel, trained, monkeypatch):
+    """The same ranks; without scores, unless somebody has no history, there are several true items, or negatives are drawn."""
+    plain = judged(trained, None)
+    calls = []
+    scores = Output.scores
+    monkeypatch.setattr(Output, "scores", lambda self, states: (calls.append(len(states)), scores(self, states))[1])
+    alike(judged(trained, kernel), plain)
+    assert not calls
+    short = replace(SPLIT.test, stop=np.where(np.arange(len(SPLIT.test)) == 2, SPLIT.test.start, SPLIT.test.stop))
+    monkeypatch.setattr(ranking, "SCORE_CELLS", 5 * trained.vocab.n_items)
+    for asked in (short, replace(SPLIT.test, stop=np.maximum(SPLIT.test.start + 1, SPLIT.test.stop - 2))):
+        calls.clear()
+        found = judged(trained, kernel, asked)
+        assert calls
+        assert max(calls) <= 5
+        alike(found, judged(trained, None, asked))
+    sampling = Sampling(4, "uniform")
+    found, wanted = (judged(trained, each, samplings=(sampling,)) for each in (kernel, None))
+    np.testing.assert_array_equal(found.sampled[sampling].rank, wanted.sampled[sampling].rank)
+
+
+@needs_a_compiler
+def test_a_score_of_its_own_is_not_streamed(trained):
+    class Upside(type(trained.scorer)):
+        def score(self, batch, visible):
+            return -super().score(batch, visible)
+
+    some = SPLIT.test.take(np.flatnonzero(SPLIT.test.stop > SPLIT.test.start))
+    rows = Rows(some.dataset, some.user, some.start, some.stop)
+    task = trained.system.task
+    placed = ranking.placed(trained.scorer, trained.objective, task.view, rows, trained.vocab)
+    dense, _ = ranking.scores(trained.scorer, trained.objective, task.view, rows, trained.vocab)
+    torch.testing.assert_close(placed.output.scores(placed.states), dense)
+    other = copy.deepcopy(trained.scorer)
+    other.__class__ = Upside
+    assert ranking.placed(other, trained.objective, task.view, rows, trained.vocab) is None
+
+
+@needs_a_compiler
+@pytest.mark.parametrize(("gain", "streams"), [(1.3, True), (1.0, False)])
+def test_evaluation_goes_by_what_is_faster(trained, monkeypatch, gain, streams):
+    asked = []
+    monkeypatch.setattr(losses, "kernel_gain", lambda kernel: gain)
+    monkeypatch.setattr(
+        native.Kernel, "rank", lambda self, *given, rank=native.Kernel.rank: (asked.append(1), rank(self, *given))[1]
+    )
+    found = evaluate(trained, SPLIT)
+    assert bool(asked) == streams
+    monkeypatch.setattr(native, "load", lambda: "no C compiler")
+    assert found.measures == evaluate(trained, SPLIT).measures
 
 
 # -- how it is made ----------------------------------------------------------------------------------------------------
@@ -197,7 +369,7 @@ def test_it_is_made_once_and_by_flags_that_the_compiler_takes(monkeypatch, tmp_p
     monkeypatch.setenv("CC", str(plain))
     monkeypatch.setenv("LMRS_CACHE", str(tmp_path / "cache"))
     kernel = native.load.__wrapped__()
-    assert isinstance(kernel, native.Softmax)
+    assert isinstance(kernel, native.Kernel)
     assert len(calls.read_text().splitlines()) == 4  # its version, two flags refused, made
     agrees(kernel, *problem(70, 130, 20, bias=True), smoothing=0.1)
     assert native.load.__wrapped__().path == kernel.path
@@ -211,8 +383,6 @@ def test_it_is_made_once_and_by_flags_that_the_compiler_takes(monkeypatch, tmp_p
 
 
 # -- the choice of a fit -----------------------------------------------------------------------------------------------
-
-SPLIT = tiny()
 
 
 def run(softmax: str, named: str = "sasrec", **keywords):

@@ -7,6 +7,7 @@ and for every way of cutting the queries into blocks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,9 @@ import torch
 from torch import Tensor
 
 from lmrs.errors import ContractError
+from lmrs.losses import Output, largest
 from lmrs.measures import Ranks, Sampling
+from lmrs.native import Best, Kernel
 from lmrs.order import priority, refuse
 
 Jagged = tuple[np.ndarray, np.ndarray]  # (offsets int64[B+1], items integer[n])
@@ -131,14 +134,7 @@ def rank(
     """
     scores, query = _check(scores, query, k)
     rows, width = scores.shape
-    true = _distinct("truth", truth, rows, width)
-    out = _distinct("seen", seen, rows, width)
-    truth_seen = np.zeros(rows, bool)
-    if len(true) and len(out):
-        at = np.searchsorted(out, true)
-        again = at[(at < len(out)) & (out[np.minimum(at, len(out) - 1)] == true)]
-        truth_seen[out[again] // width] = True
-        out = np.delete(out, again)
+    true, out, truth_seen = _settled(seen, truth, rows, width)
     n_candidates = width - np.bincount(out // width, minlength=rows)
 
     cells, places = scores.view(-1), torch.from_numpy(out).to(scores.device)
@@ -149,7 +145,7 @@ def rank(
             odd = int((~(kept < torch.inf)).nonzero()[0])
             refuse(query[out[odd] // width], int(out[odd] % width), float(kept[odd]))
         return _order(
-            scores,
+            _Held(scores),
             query=query,
             item_of=lambda row, column: column,
             true=np.divmod(true, width),
@@ -162,6 +158,107 @@ def rank(
         )
     finally:
         cells[places] = kept
+
+
+@torch.inference_mode()
+def rank_states(
+    kernel: Kernel,
+    states: Tensor,
+    output: Output,
+    *,
+    query: np.ndarray,
+    seen: Jagged | None = None,
+    truth: Jagged,
+    k: int,
+    seed: int,
+) -> Ranked | None:
+    """`rank` for scores states [B, E] . output.table + output.bias, which are never held; None where the kernel does not serve.
+
+    It serves finite fp32 states and tables on a processor, and queries with one true item each.
+    """
+    table, bias = output
+    if not kernel.serves(states, table) or not math.isfinite(largest(states, table, bias)):
+        return None
+    rows, width = len(states), len(table)
+    true, out, truth_seen = _settled(seen, truth, rows, width)
+    if len(true) != rows or not (true // width == np.arange(rows)).all():
+        return None
+    left = np.searchsorted(out, np.arange(rows + 1) * width), out % width
+    return _order(
+        _Streamed(kernel, states, output, left, kernel.rank(states, table, bias, left, true % width, min(k + 1, width))),
+        query=np.asarray(query).astype(np.int64),
+        item_of=lambda row, column: column,
+        true=np.divmod(true, width),
+        truth=true % width,
+        n_candidates=width - np.diff(left[0]),
+        truth_seen=truth_seen,
+        k=k,
+        seed=seed,
+        sampling=None,
+    )
+
+
+def _settled(seen: Jagged | None, truth: Jagged | None, rows: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(true items, items to leave out, both as row * width + item, rising; bool[B], whether a true item was in `seen`)."""
+    true = _distinct("truth", truth, rows, width)
+    out = _distinct("seen", seen, rows, width)
+    truth_seen = np.zeros(rows, bool)
+    if len(true) and len(out):
+        at = np.searchsorted(out, true)
+        again = at[(at < len(out)) & (out[np.minimum(at, len(out) - 1)] == true)]
+        truth_seen[out[again] // width] = True
+        out = np.delete(out, again)
+    return true, out, truth_seen
+
+
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """Scores [B, C] that are there, -inf where a column is no candidate."""
+
+    scores: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.scores.shape[0], self.scores.shape[1]
+
+    def top(self, m: int) -> tuple[np.ndarray, np.ndarray]:
+        """(values, columns) [B, m] of the largest cells of each row, falling."""
+        values, columns = _top(self.scores, m)
+        return values.cpu().numpy(), columns.cpu().numpy()
+
+    def counts(self, row: np.ndarray, column: np.ndarray, n_candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(greater, equal, missed) of each true cell."""
+        return _counts(self.scores, row, column, n_candidates)
+
+    def line(self, row: int) -> np.ndarray:
+        """All scores of a row."""
+        return self.scores[row].cpu().numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class _Streamed:
+    """The same of scores that a kernel has gone through; one true cell a row."""
+
+    kernel: Kernel
+    states: Tensor
+    output: Output
+    left: Jagged
+    best: Best
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.states), len(self.output.table)
+
+    def top(self, m: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.best.values, self.best.items
+
+    def counts(self, row: np.ndarray, column: np.ndarray, n_candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self.best.greater, self.best.equal, np.zeros(len(row), bool)
+
+    def line(self, row: int) -> np.ndarray:
+        found = self.kernel.line(self.states[row], *self.output)
+        found[self.left[1][self.left[0][row] : self.left[0][row + 1]]] = -np.inf
+        return found
 
 
 @torch.inference_mode()
@@ -188,7 +285,7 @@ def rank_candidates(
         )
     gaps = torch.from_numpy(candidates < 0).to(scores.device)
     return _order(
-        scores.masked_fill(gaps, -torch.inf),
+        _Held(scores.masked_fill(gaps, -torch.inf)),
         query=query,
         item_of=lambda row, column: candidates[row, column],
         true=(true_row, match.argmax(axis=1)),
@@ -202,7 +299,7 @@ def rank_candidates(
 
 
 def _order(
-    scores: Tensor,
+    source: _Held | _Streamed,
     *,
     query: np.ndarray,
     item_of: Callable[[np.ndarray, np.ndarray], np.ndarray],
@@ -214,26 +311,27 @@ def _order(
     seed: int,
     sampling: Sampling | None,
 ) -> Ranked:
-    """The one ranking: `scores` [B, C] has -inf where a column is no candidate; `item_of(row, column)` names the items."""
-    rows, width = scores.shape
-    values, columns = (part.cpu().numpy() for part in _top(scores, min(k + 1, width)))
+    """The one ranking of the columns that are candidates; `item_of(row, column)` names the items."""
+    rows, width = source.shape
+    values, columns = source.top(min(k + 1, width))
     bad = np.flatnonzero(~(values[:, :1] < np.inf).all(axis=1))  # the top value is NaN or +inf if any value of the row is
     if len(bad):
-        worst = (~(scores[bad[0]] < torch.inf)).nonzero()[0].cpu().numpy()
-        refuse(query[bad[0]], item_of(bad[:1], worst)[0], float(scores[bad[0], worst[0]]))
+        line = source.line(int(bad[0]))
+        worst = np.flatnonzero(~(line < np.inf))[:1]
+        refuse(query[bad[0]], item_of(bad[:1], worst)[0], float(line[worst[0]]))
 
     def precedence(row: np.ndarray, column: np.ndarray) -> np.ndarray:
         return priority(seed, query[row], item_of(row, column))
 
-    places, best = _lists(scores, values, columns, k=k, precedence=precedence)
+    places, best = _lists(source, values, columns, k=k, precedence=precedence)
     lists = np.where(places >= 0, item_of(np.arange(rows)[:, None], places), -1).astype(np.int32)
     ranks = None
     if truth is not None:
         row, column = true
-        greater, equal, missed = _counts(scores, row, column, n_candidates)
+        greater, equal, missed = source.counts(row, column, n_candidates)
         place = 1 + greater
         for at in np.flatnonzero((equal > 0) & ~missed):  # only rows where someone shares the true item's score
-            line = scores[row[at]].cpu().numpy()
+            line = source.line(int(row[at]))
             beside = np.flatnonzero(line == line[column[at]])
             place[at] += int((precedence(row[[at]], beside) > precedence(row[[at]], column[[at]])).sum())
         offsets = np.searchsorted(row, np.arange(rows + 1))
@@ -242,7 +340,7 @@ def _order(
 
 
 def _lists(
-    scores: Tensor,
+    source: _Held | _Streamed,
     values: np.ndarray,
     columns: np.ndarray,
     *,
@@ -253,7 +351,7 @@ def _lists(
     rows, got = values.shape
     if got > k:
         for row in np.flatnonzero((values[:, k - 1] == values[:, k]) & (values[:, k] > -np.inf)):  # who is in is open
-            line = scores[row].cpu().numpy()
+            line = source.line(int(row))
             above, beside = np.flatnonzero(line > values[row, k]), np.flatnonzero(line == values[row, k])
             want = k - len(above)
             first = np.argpartition(~precedence(np.array([row]), beside), want - 1)[:want]

@@ -33,7 +33,7 @@ from lmrs.interrupts import Interrupted, Stop
 from lmrs.journal import Journal, Progress, assign, assign_optimizer
 from lmrs.judge import judge, judge_among
 from lmrs.lock import RunLock
-from lmrs.losses import FullSoftmax, kernel_gain, rounded_products, softmax_by
+from lmrs.losses import FAST, FullSoftmax, kernel_gain, rounded_products, softmax_by
 from lmrs.measures import RankMeasure, Sampled, falls, parse
 from lmrs.models.network import ControlScorer, Model, Network, Scorer
 from lmrs.objectives import Objective
@@ -291,7 +291,7 @@ class _Run:
         """Whether some stage's loss is a full softmax."""
         return any(isinstance(part, FullSoftmax) for stage in self.system.stages for part in parts(stage))
 
-    def _kernel(self) -> native.Softmax | None:
+    def _kernel(self) -> native.Kernel | None:
         """What computes the full softmax, None for torch; a run that goes on keeps what it began with, if that is there."""
         asked, progress = self.execution.softmax, self.progress
         if asked not in SOFTMAXES:
@@ -310,8 +310,8 @@ class _Run:
             return None
         if not asked:
             gain = kernel_gain(kernel)
-            progress.probed["softmax"] = {"torch": 1 / gain} if gain >= 1.1 else {"native": gain}
-            if gain < 1.1:
+            progress.probed["softmax"] = {"torch": 1 / gain} if gain >= FAST else {"native": gain}
+            if gain < FAST:
                 return None
         progress.softmax = "native"
         return kernel

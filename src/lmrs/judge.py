@@ -9,16 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmrs.answers import Jagged, Ranked, rank, rank_candidates
+from lmrs.answers import Jagged, Ranked, rank, rank_candidates, rank_states
 from lmrs.candidates import draw
 from lmrs.errors import DataError
+from lmrs.losses import chosen_kernel
 from lmrs.measures import Lists, Ranks, Sampling
 from lmrs.models.network import Scorer
+from lmrs.native import Kernel
 from lmrs.objectives import Objective
 from lmrs.progress import Reporter
 from lmrs.split import Queries
 from lmrs.tasks import Ranking
-from lmrs.tasks.ranking import questions
+from lmrs.tasks.ranking import Placed, questions
 from lmrs.vocab import Vocab
 
 
@@ -83,15 +85,20 @@ def judge(
     fallback = again = 0
     if reporter is not None:
         reporter.begin("ranking", len(queries))
-    for which, scores, empty, _ in questions(scorer, objective, task, queries, vocab, device):
+    kernel = chosen_kernel() if not samplings and not unknown else None
+    for which, scores, empty, _ in questions(scorer, objective, task, queries, vocab, device, stream=kernel is not None):
         some = queries.take(which)
         history = jagged(some.dataset.item, some.start, some.stop)
         seen, truth = _spans(task, some)
-        if unknown:
-            scores = torch.cat([scores, scores.new_full((len(scores), unknown), -torch.inf)], 1)
-        blocks.append(rank(scores, query=which, seen=seen, truth=truth, k=k, seed=seed))
-        for sampling, parts in drawn.items():
-            parts.append(_among(sampling, scores, which, seen, truth, vocab, k, seed))
+        if isinstance(scores, Placed):
+            assert kernel is not None
+            blocks.append(_streamed(kernel, scores, task, some, which, k=k, seed=seed))
+        else:
+            if unknown:
+                scores = torch.cat([scores, scores.new_full((len(scores), unknown), -torch.inf)], 1)
+            blocks.append(rank(scores, query=which, seen=seen, truth=truth, k=k, seed=seed))
+            for sampling, parts in drawn.items():
+                parts.append(_among(sampling, scores, which, seen, truth, vocab, k, seed))
         asked.append(which)
         again += int(_met_before(history, truth).sum())
         fallback += empty
@@ -107,6 +114,19 @@ def judge(
         truth_seen=again / len(queries),
         sampled={sampling: replace(_together(parts, order), sampling=sampling) for sampling, parts in drawn.items()},
     )
+
+
+def _streamed(kernel: Kernel, placed: Placed, task: Ranking, some: Queries, which: np.ndarray, *, k: int, seed: int) -> Ranked:
+    """The ranking of `some` queries by their states: by the kernel where it serves, else by scores, some rows at a time."""
+    seen, truth = _spans(task, some)
+    found = rank_states(kernel, placed.states, placed.output, query=which, seen=seen, truth=truth, k=k, seed=seed)
+    if found is not None:
+        return found
+    blocks = []
+    for rows, scores in placed.parts():
+        seen, truth = _spans(task, some.take(np.arange(len(some))[rows]))
+        blocks.append(rank(scores, query=which[rows], seen=seen, truth=truth, k=k, seed=seed))
+    return Ranked.join(blocks)
 
 
 def judge_among(
@@ -139,6 +159,7 @@ def judge_among(
 
     for which, scores, empty, among in questions(scorer, objective, task, queries, vocab, device, candidates=candidates):
         assert among is not None
+        assert not isinstance(scores, Placed)
         _, truth = _spans(task, queries.take(which))
         ranked = rank_candidates(scores, candidates=among, query=which, truth=truth, k=1, seed=seed, sampling=sampling)
         assert ranked.ranks is not None

@@ -21,15 +21,16 @@ from torch import Tensor
 
 from lmrs.files import write_atomic
 from lmrs.hardware import threads_restored
-from lmrs.native import Charged, Softmax
+from lmrs.native import Charged, Kernel, load
 from lmrs.negatives import Drawn, Negatives, Uniform
 
 _LOG2_E = math.log2(math.e)
 TILE = 4096  # items of the catalogue at a time: their scores for a block of rows fit into a second-level cache
 _BLOCK = 1024  # rows at a time where the negatives are shared: their scores stay in the cache
+FAST = 1.1  # gain from which on the kernel is used
 _FEW, _SOME = 64, 2048  # rows and items of a piece of a large product
 _rounding: ContextVar[bool] = ContextVar("rounding", default=False)
-_kernel: ContextVar[Softmax | None] = ContextVar("kernel", default=None)
+_kernel: ContextVar[Kernel | None] = ContextVar("kernel", default=None)
 
 
 @contextmanager
@@ -47,8 +48,8 @@ def rounded_products(rounded: bool) -> Iterator[None]:
 
 
 @contextmanager
-def softmax_by(kernel: Softmax | None) -> Iterator[None]:
-    """In this block FullSoftmax goes by a kernel of `native.load` where that serves; None: by torch."""
+def softmax_by(kernel: Kernel | None) -> Iterator[None]:
+    """In this block FullSoftmax, and `judge`, go by a kernel of `native.load` where that serves; None: by torch."""
     before = _kernel.set(kernel)
     try:
         yield
@@ -56,7 +57,18 @@ def softmax_by(kernel: Softmax | None) -> Iterator[None]:
         _kernel.reset(before)
 
 
-def kernel_gain(kernel: Softmax) -> float:
+def fast_kernel() -> Kernel | None:
+    """The kernel, where it can be made and is at least a tenth faster than torch."""
+    kernel = load()
+    return kernel if isinstance(kernel, Kernel) and kernel_gain(kernel) >= FAST else None
+
+
+def chosen_kernel() -> Kernel | None:
+    """That of the innermost `softmax_by`."""
+    return _kernel.get()
+
+
+def kernel_gain(kernel: Kernel) -> float:
     """How many times as fast as torch a kernel charges 192 rows of width 64 against 4,096 items, on one thread.
 
     Measured once (about 0.3 s of processor time: the best of many turns of either, since a neighbour can only make them slower)
@@ -131,10 +143,10 @@ class _FullSoftmax(torch.autograd.Function):
         own = (scaled * chosen).sum(1)
         if offset is not None:
             own += offset[target]
-        most = _largest(scaled, table, offset)
+        most = largest(scaled, table, offset)
         kernel = None if half else _kernel.get()
         if kernel is not None and math.isfinite(most) and kernel.serves(states, table):
-            found = kernel(states, scaled, table, offset, own, needs)
+            found = kernel.softmax(states, scaled, table, offset, own, needs)
         else:
             found = _charged(states, scaled, table, offset, needs, block=block, half=half, small=most < 60)
         cost = own * (smoothing - 1)
@@ -178,7 +190,7 @@ def _charged(
     half: bool,
     small: bool,
 ) -> Charged:
-    """What `native.Softmax` gives, by torch, on any device and in any precision. small: scores need no maximum."""
+    """What `native.Kernel` gives, by torch, on any device and in any precision. small: scores need no maximum."""
     rows, items = states.shape[0], table.shape[0]
     block = 2 * block if half else block  # what is best for either: half the buffer's bytes are read
     grad_states = torch.zeros_like(states) if needs[0] else None
@@ -235,7 +247,7 @@ def _last() -> bool:
     return keeps is not None and not keeps()
 
 
-def _largest(scaled: Tensor, table: Tensor, offset: Tensor | None) -> float:
+def largest(scaled: Tensor, table: Tensor, offset: Tensor | None) -> float:
     """What no score exceeds in size (Cauchy-Schwarz): below 60, so in 2^-60 .. 2^60, a softmax needs no maximum. May be NaN."""
     if not len(scaled):
         return 0.0

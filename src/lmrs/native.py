@@ -1,9 +1,11 @@
-"""The full softmax in C: made by this machine's own compiler, used where a probe finds it faster, checked against torch.
+"""A whole catalogue's scores in C: made by this machine's own compiler, used where a probe finds it faster.
 
-Plain torch makes the loss of three matrix products with a side of 64 and passes over their results, which leave the caches in
-between; no library offers the whole as one step on a processor (torch's linear_cross_entropy and Liger's kernels are for GPUs, or
-hold all scores). `softmax.c` does, in exact fp32. It is optional: without a compiler, or for shapes it does not serve, the loss
-goes by torch, and results differ by the order of additions alone.
+Plain torch makes the full softmax of three matrix products with a side of 64 and of passes over their results, which leave the
+caches in between, and a ranking of one such product that is written to memory and read again; no library offers either as one
+step on a processor (torch's linear_cross_entropy and Liger's kernels are for GPUs, or hold all scores; libraries of nearest
+neighbours are approximate, or know no items that are left out and no ranks). `catalogue_scores.c` does, in exact fp32. It is
+optional: without a compiler, or for what it does not serve, torch does the same, and results differ by the order of additions
+alone.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -30,7 +33,7 @@ from lmrs.cache import cache_folder
 from lmrs.errors import StorageError
 from lmrs.files import write_atomic
 
-SOURCE = Path(__file__).with_name("softmax.c")
+SOURCE = Path(__file__).with_name("catalogue_scores.c")
 _FLAGS = (("-march=native",), ("-mcpu=native",), ())  # the first that a compiler takes
 _HELD = 2**29  # bytes of probabilities at most, which bounds how many blocks of rows are under way at once
 
@@ -44,20 +47,31 @@ class Charged(NamedTuple):
     bias: Tensor | None
 
 
+class Best(NamedTuple):
+    """values float32[B, m], falling, -inf behind the last candidate; items int64[B, m]. greater, equal: int64[B], other
+    candidates above and beside the true item."""
+
+    values: np.ndarray
+    items: np.ndarray
+    greater: np.ndarray
+    equal: np.ndarray
+
+
 @dataclass(frozen=True, eq=False)
-class Softmax:
-    """The loaded library. path: where it is. lanes: numbers of a register. rows: of a block."""
+class Kernel:
+    """The loaded library. path: where it is. lanes: numbers of a register. rows, panel: rows and items at a time."""
 
     path: Path
     library: Any
     lanes: int
     rows: int
+    panel: int
 
     def serves(self, states: Tensor, table: Tensor) -> bool:
         """Whether states [M, D] and table [V, D] are of a kind that it knows: fp32 on a processor."""
         return all(each.dtype == torch.float32 and each.device.type == "cpu" for each in (states, table))
 
-    def __call__(
+    def softmax(
         self, states: Tensor, scaled: Tensor, table: Tensor, offset: Tensor | None, own: Tensor, needs: tuple[bool, bool, bool]
     ) -> Charged:
         """log sum_i 2^(scaled . table[i] + offset[i]) of each row; its gradients by states, table and bias where `needs` says.
@@ -68,7 +82,7 @@ class Softmax:
         """
         if missing := -states.shape[1] % self.lanes:  # zeros add nothing
             wide = [F.pad(each, (0, missing)) for each in (states, scaled, table)]
-            found = self(wide[0], wide[1], wide[2], offset, own, needs)
+            found = self.softmax(wide[0], wide[1], wide[2], offset, own, needs)
             thin = [None if each is None else each[:, :-missing].contiguous() for each in (found.states, found.table)]
             return Charged(found.log_mass, thin[0], thin[1], found.bias)
         count, width, items = len(states), states.shape[1], len(table)
@@ -112,6 +126,47 @@ class Softmax:
                 list(each(share, range(len(firsts)), firsts, lasts, [begins] * len(firsts)))
         return found
 
+    def rank(
+        self, states: Tensor, table: Tensor, bias: Tensor | None, left: tuple[np.ndarray, np.ndarray], truth: np.ndarray, m: int
+    ) -> Best:
+        """The m best items of each row of states [B, D] among those of table [V, D], and where its true item stands.
+
+        bias: [V] or None. left: (int64[B + 1] offsets, int64 items, rising within a row): what is left out, the true item not
+        among it. truth: int64[B]. Everything is finite.
+        """
+        states, table = self._wide(states), self._wide(table)
+        count, width, items = len(states), states.shape[1], len(table)
+        begin, out = (torch.from_numpy(np.ascontiguousarray(each, np.int64)) for each in left)
+        true = torch.from_numpy(np.ascontiguousarray(truth, np.int64))
+        values, found = torch.empty(count, m), torch.empty(count, m, dtype=torch.int64)
+        greater, equal = torch.empty(count, dtype=torch.int64), torch.empty(count, dtype=torch.int64)
+        longest = int((begin[1:] - begin[:-1]).max()) if count else 0
+        threads = torch.get_num_threads()
+
+        def block(at: int) -> None:
+            work = torch.empty(self.rows * (width + self.panel) + longest)
+            self.library.lmrs_rank(
+                _at(states, at * width), min(self.rows, count - at), _at(table), _at(bias), items, width,
+                _at(begin, at), _at(out), _at(true, at), m,
+                _at(values, at * m), _at(found, at * m), _at(greater, at), _at(equal, at), _at(work),
+            )  # fmt: skip
+
+        each: Callable[..., Any] = map if threads == 1 else _pool(threads, os.getpid()).map
+        list(each(block, range(0, count, self.rows)))
+        return Best(values.numpy(), found.numpy(), greater.numpy(), equal.numpy())
+
+    def line(self, state: Tensor, table: Tensor, bias: Tensor | None) -> np.ndarray:
+        """float32[V]: the scores that `rank` compares, of one state [D]."""
+        row, table = self._wide(state[None]), self._wide(table)
+        found, work = torch.empty(len(table)), torch.empty(self.rows * (row.shape[1] + self.panel))
+        self.library.lmrs_line(_at(row), _at(table), _at(bias), len(table), row.shape[1], _at(found), _at(work))
+        return found.numpy()
+
+    def _wide(self, rows: Tensor) -> Tensor:
+        """Contiguous, with zeros up to whole registers."""
+        missing = -rows.shape[1] % self.lanes
+        return F.pad(rows, (0, missing)) if missing else rows.contiguous()
+
 
 def _at(tensor: Tensor | None, offset: int = 0) -> int | None:
     """The address of a contiguous tensor's number `offset`."""
@@ -121,11 +176,11 @@ def _at(tensor: Tensor | None, offset: int = 0) -> int | None:
 @cache
 def _pool(threads: int, process: int) -> ThreadPoolExecutor:
     """C code runs without the interpreter's lock, so plain threads do. A forked process has none of its parent's."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="lmrs-softmax")
+    return ThreadPoolExecutor(threads, thread_name_prefix="lmrs-native")
 
 
 @cache
-def load() -> Softmax | str:
+def load() -> Kernel | str:
     """The kernel, compiled if need be (about a second, once for a machine), or why there is none, in a few words."""
     compiler = _compiler()
     if compiler is None:
@@ -138,13 +193,16 @@ def load() -> Softmax | str:
     number, long, place = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
     library.lmrs_shape.argtypes = (place,)
     library.lmrs_rows.argtypes = (place, place, number, place, place, long, number, place, place, place, place, place)
+    library.lmrs_line.argtypes = (place, place, place, long, number, place, place)
+    library.lmrs_rank.argtypes = (
+        place, number, place, place, long, number, place, place, place, number, place, place, place, place, place,
+    )  # fmt: skip
     library.lmrs_items.argtypes = (place, number, place, place, long, long, number, place, place, place)
-    for function in (library.lmrs_shape, library.lmrs_rows, library.lmrs_items):
+    for function in (library.lmrs_shape, library.lmrs_rows, library.lmrs_items, library.lmrs_line, library.lmrs_rank):
         function.restype = None
-    shape = torch.zeros(2, dtype=torch.int32)
+    shape = torch.zeros(3, dtype=torch.int32)
     library.lmrs_shape(_at(shape))
-    lanes, rows = shape.tolist()
-    return Softmax(path, library, lanes, rows)
+    return Kernel(path, library, *shape.tolist())
 
 
 def _compiler() -> str | None:
@@ -159,11 +217,11 @@ def _built(compiler: str) -> Path:
     name = sha256(SOURCE.read_bytes() + version + told).hexdigest()[:32]
     folder = cache_folder() / "native"
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"softmax-{name}.so"
+    path = folder / f"catalogue-scores-{name}.so"
     if path.is_file():
         return path
     with tempfile.TemporaryDirectory() as work:
-        made = Path(work) / "softmax.so"
+        made = Path(work) / "made.so"
         for flags in _FLAGS:
             command = [compiler, "-O3", *flags, "-shared", "-fPIC", str(SOURCE), "-o", str(made), "-lm"]
             done = subprocess.run(command, capture_output=True, timeout=120, check=False)

@@ -209,6 +209,13 @@ class Network(Scorer):
             needed="a system that explains, such as peter, pepler or plm-rec", came=type(self).__name__, remedy="fit one of them"
         )
 
+    def placed(self, batch: Batch, visible: Visibility) -> Tensor | None:
+        """[B, E]: the states whose products with `output` are `score`, in row order; None where a score is something else."""
+        if type(self).score is not Network.score:
+            return None
+        asked = batch.channels["asked"].nonzero()[:, 0]
+        return self.read(self.forward(batch, visible, at=asked))
+
     def score(self, batch: Batch, visible: Visibility) -> Tensor:
         asked = batch.channels["asked"].nonzero()[:, 0]
         return self.output().scores(self.read(self.forward(batch, visible, at=asked)))

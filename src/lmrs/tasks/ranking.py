@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmrs.batch import Batch
 from lmrs.errors import ContractError
+from lmrs.losses import Output
 from lmrs.models.network import Network, Scorer
 from lmrs.objectives import NextItem, Objective
 from lmrs.split import Queries
@@ -18,6 +20,7 @@ from lmrs.views import Rows, View
 from lmrs.vocab import Vocab
 
 SCORE_CELLS = 32_000_000  # scores held at once: at most 128 MB in fp32, whatever the catalogue
+STREAMED = 240  # queries at a time where no scores are held: whole blocks of the kernel
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,25 @@ class Ranking:
         return self.view
 
 
+class Placed(NamedTuple):
+    """States [B, E] whose products with `output` are scores: what is asked for where nobody needs to hold these."""
+
+    states: Tensor
+    output: Output
+
+    def parts(self) -> Iterator[tuple[slice, Tensor]]:
+        """(rows, scores [b, V]) in bounded memory."""
+        block = _block(len(self.output.table))
+        for begin in range(0, len(self.states), block):
+            yield slice(begin, begin + block), self.output.scores(self.states[begin : begin + block]).float().cpu()
+
+
 class Question(NamedTuple):
-    """Scores of a block of queries. which: int64[B] places in the Queries; scores: [B, V] in that order, or [B, K] of the
-    candidates; fallback: queries without any known history, which got training popularity instead."""
+    """Scores of a block of queries. which: int64[B] places in the Queries; scores: [B, V] in that order, [B, K] of the
+    candidates, or Placed; fallback: queries without any known history, which got training popularity instead."""
 
     which: np.ndarray
-    scores: Tensor
+    scores: Tensor | Placed
     fallback: int
     candidates: np.ndarray | None = None
 
@@ -70,21 +86,14 @@ def scores(
     width = vocab.n_items if among is None else among.shape[1]
     out = None
     if known.any():  # a row without positions is no question for a network, alone or among others
-        batch = view.collate(short.take(np.flatnonzero(known)))
-        asked = ask.ask(batch, vocab)
-        if asked is None:
-            raise ContractError(
-                needed="an objective that can be asked for the next item in the last stage",
-                came=type(ask).__name__,
-                remedy="add a stage with NextItem or Cloze",
-            )
-        order = torch.from_numpy(np.flatnonzero(known))[batch.rows["example"]]
+        asked = _asked(ask, view, short.take(np.flatnonzero(known)), vocab)
+        order = torch.from_numpy(np.flatnonzero(known))[asked.rows["example"]]
         if among is None:
             found = scorer.score(asked.to(device), ask.asked_visible)
         else:
             found = scorer.score_among(asked.to(device), ask.asked_visible, among[order].to(device))
         found = found.float().cpu()
-        if isinstance(scorer, Network) and len(order) == len(rows) and bool((order[1:] > order[:-1]).all()):
+        if isinstance(scorer, Network) and len(order) == len(rows) and _rising(order):
             return found, 0  # every row, in the order of the batch: a copy would cost as much (a control may give its own table)
         out = torch.empty(len(rows), width, dtype=torch.float32)
         out[order] = found
@@ -98,6 +107,43 @@ def scores(
     return out, int((~known).sum())
 
 
+@torch.no_grad()
+def placed(
+    scorer: Scorer, objective: Objective | None, view: View, rows: Any, vocab: Vocab, device: torch.device | str = "cpu"
+) -> Placed | None:
+    """What `scores` would multiply; None if some row has no history to go by, or if scores are made otherwise."""
+    ask = objective if objective is not None else NextItem()
+    short = view.asked(rows, asks=ask.asks)
+    if not isinstance(scorer, Network) or not view.known(short).all():
+        return None
+    asked = _asked(ask, view, short, vocab)
+    states = scorer.placed(asked.to(device), ask.asked_visible)
+    if states is None:
+        return None
+    order = asked.rows["example"].to(states.device)
+    return Placed(states if _rising(order) else states[order.argsort()], scorer.output())
+
+
+def _asked(ask: Objective, view: View, rows: Any, vocab: Vocab) -> Batch:
+    asked = ask.ask(view.collate(rows), vocab)
+    if asked is None:
+        raise ContractError(
+            needed="an objective that can be asked for the next item in the last stage",
+            came=type(ask).__name__,
+            remedy="add a stage with NextItem or Cloze",
+        )
+    return asked
+
+
+def _rising(order: Tensor) -> bool:
+    return bool((order[1:] > order[:-1]).all())
+
+
+def _block(n_items: int) -> int:
+    """How many queries are scored at once."""
+    return max(1, min(256, SCORE_CELLS // max(1, n_items)))
+
+
 def questions(
     scorer: Scorer,
     objective: Objective | None,
@@ -107,20 +153,33 @@ def questions(
     device: torch.device | str = "cpu",
     *,
     candidates: Callable[[np.ndarray], np.ndarray] | None = None,
+    stream: bool = False,
 ) -> Iterator[Question]:
     """Blocks of queries with their scores, in bounded memory. Queries of similar history length are asked together.
 
     candidates: gives the items int64[B, K] to score for the queries at the places int64[B], instead of the whole catalogue.
+    stream: give states instead of scores where that can be.
     """
-    block = max(1, min(256, SCORE_CELLS // max(1, vocab.n_items)))
     length = queries.stop - queries.start
     order = np.argsort(-length, kind="stable")
-    for begin in range(0, len(order), block):
-        which = order[begin : begin + block]
+    block = _block(vocab.n_items)
+    blocks = [order[begin : begin + block] for begin in range(0, len(order), block)]
+    if stream:  # nothing as large as the catalogue is held: the network reads as many as it likes
+        blocks = [order[begin : begin + STREAMED] for begin in range(0, len(order), STREAMED)]
+    while blocks:
+        which = blocks.pop(0)
         rows = Rows(queries.dataset, queries.user[which], queries.start[which], queries.stop[which])
+        if stream:
+            found = placed(scorer, objective, task.view, rows, vocab, device)
+            if found is not None:
+                yield Question(which, found, 0)
+                continue
+            if len(which) > block:
+                blocks = [*(which[begin : begin + block] for begin in range(0, len(which), block)), *blocks]
+                continue
         among = None if candidates is None else candidates(which)
-        found, empty = scores(scorer, objective, task.view, rows, vocab, device, candidates=among)
-        yield Question(which, found, empty, among)
+        given, empty = scores(scorer, objective, task.view, rows, vocab, device, candidates=among)
+        yield Question(which, given, empty, among)
 
 
 def network_objective(scorer: Scorer, objective: Objective | None) -> Objective | None:
