@@ -6,10 +6,10 @@ Hidden 64, 2 layers, 2 heads, dropout 0.2, 128 rows a step, Adam 1e-3, fp32, one
 latter is drawn, with log-normal lengths around 8). What is counted are real targets a processor second, loading of batches
 included: each side trains some steps through its own training loop, and the first ones are left out. Equality first: lmrs and the
 padded loop give the same loss and gradients for the same weights (benchmarks/training.py asserts it), and every side but RecBole
-reads the same targets (RecBole: one row a prefix, one target a row). "lmrs" takes the softmax's kernel in C, as a fit does where a
-compiler is there; "lmrs torch" does without. "lmrs bf16-loss" and "replay bf16" (Lightning's bf16-mixed)
-round products: a table of their own has them beside all others. Another one has the sampled softmax with 256 negatives, which
-lmrs draws once a batch and corrects by log-Q, RecTools for each place. A table is written if it has two sides or more.
+reads the same targets (RecBole: one row a prefix, one target a row). "lmrs" takes the softmax's kernel in C, as a fit does where
+a compiler is there; "lmrs torch" does without. "lmrs bf16-loss" and "replay bf16" (Lightning's bf16-mixed) round products: a
+table of their own has them beside all others. Another one has the sampled softmax with 256 negatives, which lmrs draws once a
+batch and corrects by log-Q, RecTools for each place. A table is written if it has two sides or more.
 Roofline: operations a target, counted below, at the rate of an fp32 matrix product measured in the same process.
 """
 
