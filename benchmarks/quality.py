@@ -28,9 +28,11 @@ PEERS = {
 }
 BY_32 = ("rectools 32", "replay 32")  # 32 rows an update, which serves lmrs best here; by themselves peers take 128
 LIMIT = 3600.0  # seconds of one side: RecBole trains one target a row and takes long
+OURS = ("lmrs", "lmrs once")  # the second reads overlapping windows: better in the end, and slower to begin with
 EPOCHS = {  # (epochs, validations every so many of them) by system and side
     "sasrec": {
         "lmrs": (40, 1),
+        "lmrs once": (16, 1),
         "rectools": (60, 4),
         "replay": (60, 4),
         "rectools 32": (40, 4),
@@ -57,6 +59,8 @@ def lmrs(asked: dict) -> dict:
     keep_memory()
     split = histories.split(Path(asked["data"]))
     window = {"max_len": asked["max_len"], "stride": asked["max_len"], "jitter": True}
+    if asked["once"]:
+        window |= {"stride": asked["max_len"] // 5, "once": True}
     rest = {"epochs": asked["epochs"], "every": asked["every"], "patience": None, "dropout": 0.2}
     if asked["system"] == "bert4rec":
         system = bert4rec(**window, **rest, dim=64, layers=2, heads=2, batch_size=asked["batch"])
@@ -97,26 +101,35 @@ def reached(curve: list[list[float]], quality: float) -> float | None:
 
 
 def rows(reports: beside.Reports) -> dict[str, Any]:
-    """For each peer: its final quality, its seconds and those of lmrs to it, and the ratio, of the rounds in which both ran."""
+    """For each peer: its final quality, its seconds and those of lmrs to it, by the quicker of its ways, and the ratio, of the
+    rounds in which all ran."""
     found: dict[str, Any] = {}
+    ours = [side for side in OURS if side in reports]
     for name, each in reports.items():
-        if name == "lmrs":
+        if name in OURS:
             continue
-        good = [(a, b) for a, b in zip(reports["lmrs"], each, strict=False) if "failed" not in a and "failed" not in b]
+        together = zip(each, *(reports[side] for side in ours), strict=False)
+        good = [group for group in together if not any("failed" in one for one in group)]
         if not good:
             found[name] = {"missing": each[-1]["failed"] if each else "not run"}
             continue
-        ends = [final(theirs["curve"]) for _, theirs in good]
-        ours = [reached(mine["curve"], quality) for (mine, _), (quality, _) in zip(good, ends, strict=True)]
+        ends = [final(theirs["curve"]) for theirs, *_ in good]
+        times = [
+            {side: reached(one["curve"], quality) for side, one in zip(ours, mine, strict=True)}
+            for (_, *mine), (quality, _) in zip(good, ends, strict=True)
+        ]
+        there = [{side: seconds for side, seconds in each.items() if seconds} for each in times]
         found[name] = {
             "quality": beside.middle(quality for quality, _ in ends),
             "peer_seconds": beside.middle(seconds for _, seconds in ends),
-            "lmrs_best": beside.middle(max(value for _, value in mine["curve"]) for mine, _ in good),
-            "versions": good[0][1]["versions"],
+            "lmrs_best": beside.middle(max(value for one in mine for _, value in one["curve"]) for _, *mine in good),
+            "versions": good[0][0]["versions"],
         }
-        if all(ours):
-            found[name]["lmrs_seconds"] = beside.middle(each for each in ours if each)
-            found[name]["ratio"] = beside.middle(theirs / own for (_, theirs), own in zip(ends, ours, strict=True) if own)
+        if all(there):
+            best = [min(each.values()) for each in there]
+            found[name]["lmrs_seconds"] = beside.middle(best)
+            found[name]["lmrs_side"] = ", ".join(dict.fromkeys(min(each, key=lambda side: each[side]) for each in there))
+            found[name]["ratio"] = beside.middle(theirs / own for (_, theirs), own in zip(ends, best, strict=True))
     return found
 
 
@@ -124,8 +137,10 @@ def command(side: str, name: str, system: str, data: Path) -> list[str]:
     epochs, every = EPOCHS[system][side]
     asked = {"task": "learn", "data": str(data), "max_len": histories.LENGTH[name], "system": system, "epochs": epochs}
     asked |= {"every": every, "batch": 32 if side in ("lmrs", *BY_32) else 128, "loss": "softmax"}
-    if side == "lmrs":
-        return beside.own("benchmarks.quality", "--side", side, json.dumps(asked))
+    asked["once"] = side == "lmrs once"
+    if side in OURS:
+        asked["batch"] = 16 if asked["once"] else 32
+        return beside.own("benchmarks.quality", "--side", "lmrs", json.dumps(asked))
     if system == "sampled":
         asked |= {"loss": "sampled_softmax", "negatives": 256}
     return peers.side(side.split()[0], json.dumps(asked))
@@ -162,7 +177,10 @@ def main() -> int:
                         {"what": what, "data": {"set": name}, "rounds": done, "reached": rows(reports), "curves": curves},
                     )
 
-                sides = ["lmrs", *(side for side in PEERS[system] if not given.peers or side in given.peers)]
+                sides = [
+                    *(side for side in OURS if side in EPOCHS[system]),
+                    *(side for side in PEERS[system] if not given.peers or side in given.peers),
+                ]
                 commands = {side: command(side, name, system, data) for side in sides}
                 beside.in_turn(commands, rounds=given.rounds, limit=LIMIT, after=keep)
     return 0

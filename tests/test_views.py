@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lmrs.dataset import Dataset
 from lmrs.errors import ContractError
+from lmrs.objectives import NextItem
 from lmrs.split import Train
 from lmrs.views import ItemSequence, Rows
 from lmrs.vocab import Vocab
@@ -113,6 +114,31 @@ def test_any_stride_stays_inside_the_training_part(pairs, max_len, stride, jitte
 
 
 @fast
+@given(LENGTHS, st.integers(2, 9), st.integers(1, 8), st.booleans(), st.integers(0, 5))
+def test_once_predicts_each_event_in_the_window_with_the_longest_context(pairs, max_len, stride, jitter, seed):
+    stride = min(stride, max_len - 1)
+    train, view = users_of(pairs), ItemSequence(max_len=max_len, stride=stride, jitter=jitter and stride > 1, once=True)
+    rows = view.rows(train, ahead=1, rng=np.random.default_rng(seed))
+    within(train, view, list(zip(rows.user.tolist(), rows.start.tolist(), rows.stop.tolist(), strict=True)), 1)
+    prepared = NextItem().corrupt(view.collate(rows), train.dataset.vocab, torch.Generator())
+    times = np.zeros(len(train.dataset.item), int)
+    order = prepared.rows["example"].tolist()
+    for place, row in enumerate(order):
+        inputs = slice(int(prepared.offsets[place]), int(prepared.offsets[place + 1]))
+        target = prepared.channels["target"][inputs].numpy()
+        for at in np.flatnonzero(target >= 0):
+            event = int(rows.start[row]) + 1 + at
+            assert target[at] == train.dataset.item[event]
+            times[event] += 1
+            assert at + 1 >= min(max_len - stride + 1, event - int(train.start[rows.user[row]]))
+    for u in range(len(pairs)):
+        assert (times[train.start[u] + 1 : train.stop[u]] == 1).all()
+    assert times.sum() == np.maximum(train.stop - train.start - 1, 0).sum()
+    some = rows.take(np.arange(len(rows))[::2])
+    np.testing.assert_array_equal(some.fresh, rows.fresh[::2])
+
+
+@fast
 @given(LENGTHS, WINDOW)
 def test_prefixes_are_every_prefix_of_the_last_window(pairs, max_len):
     train, view = users_of(pairs), ItemSequence(max_len=max_len, prefixes=True)
@@ -178,6 +204,8 @@ def test_a_row_shows_itself_to_a_person():
         ({"jitter": True}, "stride of at least 2 for jitter"),
         ({"stride": 1, "jitter": True}, "stride of at least 2 for jitter"),
         ({"stride": 3, "prefixes": True}, "stride=None for prefixes"),
+        ({"once": True}, "stride below max_len for once, got stride=None, max_len=50; try a fifth of max_len"),
+        ({"stride": 50, "once": True}, "stride below max_len for once"),
     ],
 )
 def test_views_that_make_no_sense_are_refused(wrong, message):

@@ -22,7 +22,8 @@ class NextItem(LookingBack):
 
     hidden: nothing; the target of a position is the next event of its row, which is not an input. seen: the past.
     loss: FullSoftmax (exact), SampledSoftmax, BCE or GBCE. Siblings: Cloze sees both sides; Permuted interpolates.
-    places: "all" t of a row, one drawn at "random" for every batch, or the "last" (for models that read a prompt for each place).
+    places: "all" t of a row (where its view predicts each event once, those of the row: ItemSequence.once), one drawn at "random"
+    for every batch, or the "last" (for models that read a prompt for each place).
     """
 
     loss: Charge = FullSoftmax()  # noqa: RUF009 - a frozen value
@@ -44,6 +45,8 @@ class NextItem(LookingBack):
         prepared = batch.keep(inputs).with_channels(target=target)
         if self.places != "all":
             prepared = _one_a_row(prepared, rng, self.places)
+        elif "fresh" in prepared.rows:
+            prepared = _fresh(prepared)
         return with_negatives(prepared, self.loss, vocab, rng)
 
     def counts(self, prepared: Batch) -> dict[str, int]:
@@ -54,6 +57,14 @@ class NextItem(LookingBack):
     ) -> dict[str, Tensor]:
         states = network(prepared, self.visible, rng, charged(prepared))
         return {"next": charge_targets(network, states, prepared, self.loss, vocab)}
+
+
+def _fresh(prepared: Batch) -> Batch:
+    """The prepared batch with the last `fresh` places of each row charged."""
+    row = prepared.row_of
+    to_end = prepared.offsets[1:][row] - torch.arange(prepared.n_positions)
+    target = torch.where(to_end > prepared.rows["fresh"][row], -1, prepared.channels["target"])
+    return prepared.with_channels(target=target)
 
 
 def _one_a_row(prepared: Batch, rng: torch.Generator, places: str) -> Batch:

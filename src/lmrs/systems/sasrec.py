@@ -23,6 +23,7 @@ def sasrec(
     alpha: float = 0.0,
     stride: int | None = None,
     jitter: bool = False,
+    once: bool = False,
     lr: float = 1e-3,
     epochs: int = 200,
     batch_size: int = 128,
@@ -35,12 +36,13 @@ def sasrec(
     unless `negatives` says more) or "gbce" (gSASRec). Papers that say "SASRec" mean any of the four; the choice decides the
     score.
     negatives: drawn for "sampled" and "gbce" (and for "bce" if not 256). alpha: popularity exponent of the draw (0 = uniform).
-    stride, jitter: read a history longer than max_len as windows (views.ItemSequence) instead of its last max_len items alone.
+    stride, jitter, once: read a history longer than max_len as windows (views.ItemSequence) instead of its last max_len items
+    alone. With once=True and a stride of a fifth of max_len, contexts are as long as those of later questions.
 
     Departures: attention weights are not dropped out; weights start from a cut normal (.02); by default the loss is the full
     softmax (paper: bce with one negative); Adam's second moment decays with .999 (code: .98).
     """
-    sequence = views.ItemSequence(max_len=max_len, stride=stride, jitter=jitter)
+    sequence = views.ItemSequence(max_len=max_len, stride=stride, jitter=jitter, once=once)
     return System(
         paper=Paper("Self-Attentive Sequential Recommendation", "Kang & McAuley", 2018, "ICDM", "1808.09781"),
         model=models.Transformer(

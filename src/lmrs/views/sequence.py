@@ -15,18 +15,23 @@ from lmrs.split import Train
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """R spans of a Dataset's events: row r is `item[start[r]:stop[r]]` of user[r]. All int64[R]; nothing is copied."""
+    """R spans of a Dataset's events: row r is `item[start[r]:stop[r]]` of user[r]. All int64[R]; nothing is copied.
+
+    fresh: how many events at the end of each row are to be predicted there; None: all that can be.
+    """
 
     dataset: Dataset
     user: np.ndarray
     start: np.ndarray
     stop: np.ndarray
+    fresh: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.user)
 
     def take(self, which: np.ndarray) -> Rows:
-        return Rows(self.dataset, self.user[which], self.start[which], self.stop[which])
+        fresh = None if self.fresh is None else self.fresh[which]
+        return Rows(self.dataset, self.user[which], self.start[which], self.stop[which], fresh)
 
     def show(self, row: int) -> str:
         """One row as a person reads it."""
@@ -45,6 +50,8 @@ class ItemSequence:
     (max_len: the history cut into pieces; 1: a window at every event).
     jitter: shift the cuts of each user by a random number of events in every epoch (needs stride > 1), so that every event is met
     with other contexts.
+    once: where windows overlap, an event is predicted in one alone, with the longest context (objectives.NextItem; needs
+    stride below max_len): training then sees contexts as long as those that are asked later.
     prefixes: read every prefix of at least two events of the last window, too (S3-Rec's pre-training; needs stride None).
     """
 
@@ -52,6 +59,7 @@ class ItemSequence:
     stride: int | None = None
     jitter: bool = False
     prefixes: bool = False
+    once: bool = False
 
     gives = ("item", "position", "time")
 
@@ -64,6 +72,11 @@ class ItemSequence:
             raise ContractError(
                 needed="stride of at least 2 for jitter", came=f"stride={self.stride}", remedy="try stride=max_len"
             )
+        if self.once and (self.stride is None or self.stride >= self.max_len):
+            raise ContractError(
+                needed="stride below max_len for once", came=f"stride={self.stride}, max_len={self.max_len}",
+                remedy="try a fifth of max_len",
+            )  # fmt: skip
         if self.prefixes and self.stride is not None:
             raise ContractError(needed="stride=None for prefixes", came=f"stride={self.stride}")
 
@@ -91,21 +104,27 @@ class ItemSequence:
         start = np.maximum(begin[which], stop - size)
         late = np.flatnonzero(shift)
         user = np.concatenate([users[which], users[late]])
-        start = np.concatenate([start, np.maximum(begin[late], end[late] - np.minimum(shift[late] + ahead, size))])
+        fresh = np.concatenate([np.where(start > begin[which], self.stride, stop - start), shift[late]])
+        newest = size if self.once else np.minimum(shift[late] + ahead, size)
+        start = np.concatenate([start, np.maximum(begin[late], end[late] - newest)])
         stop = np.concatenate([stop, end[late]])
         full = stop - start >= 2
-        order = np.argsort(user[full], kind="stable")
-        return Rows(train.dataset, user[full][order], start[full][order], stop[full][order])
+        order = np.flatnonzero(full)[np.argsort(user[full], kind="stable")]
+        return Rows(train.dataset, user[order], start[order], stop[order], fresh[order] if self.once else None)
 
     def collate(self, rows: Rows) -> Batch:
-        """Spans to a Batch with channels `item`, `position` (and `time` where the data has it) and the row channel `user`."""
+        """Spans to a Batch with channels `item`, `position` (and `time` where the data has it) and the row channels `user` (and
+        `fresh`, if some events are predicted elsewhere)."""
         length = rows.stop - rows.start
         first = np.cumsum(length) - length
         flat = np.arange(int(length.sum())) + np.repeat(rows.start - first, length)
         channels = {"item": torch.from_numpy(rows.dataset.item[flat].astype(np.int64))}
         if rows.dataset.time is not None:
             channels["time"] = torch.from_numpy(rows.dataset.time[flat])
-        return from_rows(channels, torch.from_numpy(length), {"user": torch.from_numpy(rows.user)})
+        told = {"user": torch.from_numpy(rows.user)}
+        if rows.fresh is not None:
+            told["fresh"] = torch.from_numpy(rows.fresh)
+        return from_rows(channels, torch.from_numpy(length), told)
 
     def asked(self, rows: Rows, *, asks: int) -> Rows:
         """Histories cut from the left so that `asks` more positions fit."""
