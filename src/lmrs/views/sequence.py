@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -24,14 +24,14 @@ class Rows:
     user: np.ndarray
     start: np.ndarray
     stop: np.ndarray
-    fresh: np.ndarray | None = None
+    fresh: np.ndarray | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.user)
 
     def take(self, which: np.ndarray) -> Rows:
         fresh = None if self.fresh is None else self.fresh[which]
-        return Rows(self.dataset, self.user[which], self.start[which], self.stop[which], fresh)
+        return Rows(self.dataset, self.user[which], self.start[which], self.stop[which], fresh=fresh)
 
     def show(self, row: int) -> str:
         """One row as a person reads it."""
@@ -110,7 +110,7 @@ class ItemSequence:
         stop = np.concatenate([stop, end[late]])
         full = stop - start >= 2
         order = np.flatnonzero(full)[np.argsort(user[full], kind="stable")]
-        return Rows(train.dataset, user[order], start[order], stop[order], fresh[order] if self.once else None)
+        return Rows(train.dataset, user[order], start[order], stop[order], fresh=fresh[order] if self.once else None)
 
     def collate(self, rows: Rows) -> Batch:
         """Spans to a Batch with channels `item`, `position` (and `time` where the data has it) and the row channels `user` (and
