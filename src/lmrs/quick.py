@@ -24,7 +24,7 @@ _MODEL = {
     "dim", "layers", "heads", "max_len", "dropout", "attention_dropout", "block", "align", "scale", "embed_norm", "tied", "bias",
     "transform", "positions", "features", "item_dim",
 }  # fmt: skip
-_VIEW = {"max_len", "stride", "jitter", "prefixes"}
+_VIEW = {"max_len", "stride", "jitter", "prefixes", "once"}
 _BLOCKS = {"models.PostNorm": {"expand"}, "models.PreNorm": {"expand"}, "models.QueryNorm": set(), "models.Gated": {"expand"}}
 _ADDED = {"objectives.NextItem": 0, "objectives.Cloze": 1}  # masks that each appends to a history to ask for the next item
 _NEAR = 1e-4  # scores closer to the last one of the list than this share are computed again, each item by itself
