@@ -380,6 +380,7 @@ def test_it_is_made_once_and_by_flags_that_the_compiler_takes(monkeypatch, tmp_p
     assert json.loads(note.read_text()) == {"gain": gain}
     note.write_text('{"gain": 7.5}')
     assert kernel_gain(kernel) == 7.5
+    assert kernel_gain(replace(kernel, path=tmp_path / "nowhere" / "here.so")) > 0  # what cannot be kept is measured again
 
 
 # -- the choice of a fit -----------------------------------------------------------------------------------------------
