@@ -109,6 +109,15 @@ def test_levels_that_rise_again_and_again(kernel):
 
 
 @needs_a_compiler
+@pytest.mark.parametrize("first", [40, 500, 3_600])
+def test_a_level_that_rises_late(kernel, first):
+    """What was summed before, near and far, counts no more beside items whose scores are 60 above."""
+    states, table, _, target = problem(50, 4_000, 16, bias=False)
+    own = torch.where(torch.arange(4_000) < first, 0.0, 60.0).requires_grad_()
+    agrees(kernel, states, table, own, target % 40)
+
+
+@needs_a_compiler
 @pytest.mark.parametrize("wanted", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1)])
 def test_gradients_only_where_they_are_wanted(kernel, wanted):
     leaves = problem(60, 110, 16, bias=True)
