@@ -28,7 +28,7 @@ PEERS = {
 }
 BY_32 = ("rectools 32", "replay 32")  # 32 rows an update, which serves lmrs best here; by themselves peers take 128
 LIMIT = 3600.0  # seconds of one side: RecBole trains one target a row and takes long
-OURS = ("lmrs", "lmrs once")  # the second reads overlapping windows: better in the end, and slower to begin with
+OURS = ("lmrs", "lmrs once")  # the second reads overlapping windows
 EPOCHS = {  # (epochs, validations every so many of them) by system and side
     "sasrec": {
         "lmrs": (40, 1),
