@@ -20,7 +20,8 @@ How to read it: figures are processor seconds of one thread, because the machine
 files; with two hardware threads on one core, figures of all sides are lower than on a quiet machine). Sides take turns in fresh
 processes. **Ratios are how many times better lmrs is**, round by round: median [smallest, largest]. For R rounds that interval
 holds the true median with probability 1 - 2^(1 - R): a figure of one round has none, and is a first look. Peak memory is that of
-a whole fresh process.
+a whole fresh process. Tables of rates without a row "lmrs torch", growth, processes, and the times to quality with BERT4Rec and
+sampled softmax were measured before the full softmax and the ranking had a kernel in C.
 """
 # What the project asked of itself for each benchmark, and what has no figure yet.
 GOALS = {
