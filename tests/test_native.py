@@ -57,14 +57,16 @@ def agrees(kernel, states, table, own, target, *, smoothing=0.0, tolerance=3e-6)
     wide = [None if each is None else each.detach().double().requires_grad_() for each in (states, table, own)]
     scores = wide[0] @ wide[1].T if own is None else wide[0] @ wide[1].T + wide[2]
     wanted = F.cross_entropy(scores, target, reduction="sum", label_smoothing=smoothing)
-    tolerance *= 1 + scores.abs().max().item() / 30  # what fp32 keeps of a score
+    most = float(states.detach().norm(dim=1).max() * table.detach().norm(dim=1).max())
+    tolerance *= 1 + (most + scores.abs().max().item()) / 30  # what fp32 keeps of a score, however its terms cancel
     with softmax_by(kernel):
         found = FullSoftmax(smoothing=smoothing).charge(states, Output(table, own), target)
     assert found.dtype == torch.float32
     assert found.item() == pytest.approx(wanted.item(), rel=tolerance, abs=tolerance * len(states))
-    sizes = (table[target].norm(), states.norm(), len(states) ** 0.5)
+    chosen = F.one_hot(target, len(table)).float()
+    sizes = (table[target].norm(), (chosen.T @ states.abs()).norm(), chosen.sum(0).norm())
     for mine, exact, size in zip(gradients(found, states, table, own), gradients(wanted, *wide), sizes):
-        assert (mine - exact).norm() <= tolerance * size
+        assert (mine - exact).norm() <= tolerance * (size + exact.norm())  # the two terms of the difference
 
 
 @needs_a_compiler

@@ -93,8 +93,8 @@ class Execution:
     those of the network, too, by autocast; "auto": "bf16-loss" where a catalogue is large and a probe finds the processor at
     least 1.5 times as fast with it (more where `softmax` is fast without), else "fp32".
     softmax: what computes the full softmax in fp32, and ranks for validation, on a processor. "torch"; "native": the C kernel of
-    lmrs.native; "auto": the kernel where a compiler is there and a probe, made once for a machine, finds it a tenth faster. The two
-    differ by rounding.
+    lmrs.native; "auto": the kernel where a compiler is there and a probe, made once for a machine, finds it a tenth faster. The
+    two differ by rounding.
     threads: of the processor while it fits. None: as torch is set; "auto": what OMP_NUM_THREADS says, else as many as pay, by a
     probe with some examples of the first epoch (hardware.fewest_threads; about half a second, and nothing drawn depends on it).
     A run that goes on keeps the precision, the softmax and the threads it began with where they are "auto".
