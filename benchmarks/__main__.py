@@ -11,7 +11,7 @@ import argparse
 import subprocess
 import sys
 
-ON_DATA = ("rate", "ranking", "sampled")
+ON_DATA = ("rate", "ranking", "validating", "sampled")
 ALL = (
     "training",
     *ON_DATA,

@@ -5,7 +5,7 @@
 SASRec of hidden 64, 2 layers, 2 heads with weights that were hardly trained (the clock does not care), one thread. Users a
 processor second, reading of histories included. Peers through their own calls: RecTools `recommend(filter_viewed=True)`, RePlay
 `Trainer.predict` with its filter of seen items and its top-k callback, RecBole `Trainer.evaluate`, which leaves seen items in.
-"lmrs" goes by the kernel in C, as `lmrs evaluate` does where a compiler is there; "lmrs torch" does without. Equality first:
+"lmrs" goes by the kernels in C, as `lmrs evaluate` does where a compiler is there; "lmrs torch" does without. Equality first:
 for a block of users the lists of lmrs are those of a dense mask and `topk` on torch's scores, up to the rounding of these; peers
 have other weights, so their lists cannot be compared. (benchmarks/measures.py ranks the same scores beside plain torch.)
 """

@@ -375,7 +375,7 @@ def test_it_is_made_once_and_by_flags_that_the_compiler_takes(monkeypatch, tmp_p
     plain = tmp_path / "plain-cc"
     calls = tmp_path / "calls"
     real = shutil.which("cc") or native._compiler()
-    plain.write_text(f'#!/bin/sh\necho "$*" >> {calls}\ncase "$*" in *native*) exit 1;; esac\nexec {real} "$@"\n')
+    plain.write_text(f'#!/bin/sh\necho "$*" >> {calls}\ncase "$*" in *=native*) exit 1;; esac\nexec {real} "$@"\n')
     plain.chmod(0o755)
     monkeypatch.setenv("CC", str(plain))
     monkeypatch.setenv("LMRS_CACHE", str(tmp_path / "cache"))
@@ -388,8 +388,8 @@ def test_it_is_made_once_and_by_flags_that_the_compiler_takes(monkeypatch, tmp_p
     note = kernel.path.with_suffix(".json")
     gain = kernel_gain(kernel)
     assert gain > 0
-    assert json.loads(note.read_text()) == {"gain": gain}
-    note.write_text('{"gain": 7.5}')
+    assert json.loads(note.read_text()) == {"softmax": gain}
+    note.write_text('{"softmax": 7.5}')
     assert kernel_gain(kernel) == 7.5
     assert kernel_gain(replace(kernel, path=tmp_path / "nowhere" / "here.so")) > 0  # what cannot be kept is measured again
 

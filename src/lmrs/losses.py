@@ -6,11 +6,10 @@ positions). `negatives` says what must be drawn for it (None: the whole catalogu
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,8 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmrs.errors import StorageError
-from lmrs.files import write_atomic
 from lmrs.hardware import threads_restored
 from lmrs.native import Charged, Kernel, load
 from lmrs.negatives import Drawn, Negatives, Uniform
@@ -50,7 +47,7 @@ def rounded_products(rounded: bool) -> Iterator[None]:
 
 @contextmanager
 def softmax_by(kernel: Kernel | None) -> Iterator[None]:
-    """In this block FullSoftmax, and `judge`, go by a kernel of `native.load` where that serves; None: by torch."""
+    """In this block FullSoftmax, and what `judge` asks, go by a kernel of `native.load` where that serves; None: by torch."""
     before = _kernel.set(kernel)
     try:
         yield
@@ -75,9 +72,10 @@ def kernel_gain(kernel: Kernel) -> float:
     Measured once (about 0.3 s of processor time: the best of many turns of either, since a neighbour can only make them slower)
     and kept beside the kernel, so that every later run of this machine makes the same choice.
     """
-    note = kernel.path.with_suffix(".json")
-    if note.is_file():
-        return float(json.loads(note.read_bytes())["gain"])
+    return kernel.noted("softmax", lambda: _gain(kernel))
+
+
+def _gain(kernel: Kernel) -> float:
     states = torch.linspace(-1, 1, 192 * 64).view(192, 64).requires_grad_()
     output, target = Output(torch.linspace(-0.1, 0.1, 4096 * 64).view(4096, 64).requires_grad_(), None), torch.arange(192)
     best = {"native": math.inf, "torch": math.inf}
@@ -90,12 +88,7 @@ def kernel_gain(kernel: Kernel) -> float:
                     FullSoftmax().charge(states, output, target)
                 if turn:
                     best[name] = min(best[name], time.thread_time() - begin)
-    gain = best["torch"] / best["native"]
-    if note.is_file():  # another process was first, and its word counts
-        return float(json.loads(note.read_bytes())["gain"])
-    with suppress(StorageError):  # a cache that was filled by somebody else is still good
-        write_atomic(note, json.dumps({"gain": gain}).encode())
-    return gain
+    return best["torch"] / best["native"]
 
 
 class Output(NamedTuple):

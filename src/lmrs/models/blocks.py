@@ -27,7 +27,7 @@ class PostNorm:
     final_norm = False
 
     def build(self, dim: int, heads: int, p: float, attention_p: float) -> nn.Module:
-        return _Block(dim, heads, p, attention_p, hidden=self.expand * dim, order="post", act=F.gelu)
+        return PlainModule(dim, heads, p, attention_p, hidden=self.expand * dim, order="post", act=F.gelu)
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class PreNorm:
     final_norm = True
 
     def build(self, dim: int, heads: int, p: float, attention_p: float) -> nn.Module:
-        return _Block(dim, heads, p, attention_p, hidden=self.expand * dim, order="pre", act=F.gelu)
+        return PlainModule(dim, heads, p, attention_p, hidden=self.expand * dim, order="pre", act=F.gelu)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class QueryNorm:
     final_norm = True
 
     def build(self, dim: int, heads: int, p: float, attention_p: float) -> nn.Module:
-        return _Block(dim, heads, p, attention_p, hidden=dim, order="query", act=F.relu)
+        return PlainModule(dim, heads, p, attention_p, hidden=dim, order="query", act=F.relu)
 
 
 def look(
@@ -81,7 +81,9 @@ def look(
     return attend_at(query, pairs, at, batch, visible, heads=heads, p=p, rng=rng)
 
 
-class _Block(nn.Module):
+class PlainModule(nn.Module):
+    """order: "post", "pre" or "query", where the norms stand. act: of the feed-forward."""
+
     def __init__(self, dim: int, heads: int, p: float, attention_p: float, *, hidden: int, order: str, act) -> None:
         super().__init__()
         self.heads, self.p, self.attention_p, self.order, self.act = heads, p, attention_p, order, act
@@ -127,10 +129,12 @@ class Gated:
     final_norm = True
 
     def build(self, dim: int, heads: int, p: float, attention_p: float) -> nn.Module:
-        return _Gated(dim, heads, p, attention_p, self.expand * dim)
+        return GatedModule(dim, heads, p, attention_p, self.expand * dim)
 
 
-class _Gated(nn.Module):
+class GatedModule(nn.Module):
+    order, act = "gated", staticmethod(F.silu)
+
     def __init__(self, dim: int, heads: int, p: float, attention_p: float, hidden: int) -> None:
         super().__init__()
         self.heads, self.p, self.attention_p = heads, p, attention_p

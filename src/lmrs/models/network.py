@@ -213,9 +213,11 @@ class Network(Scorer):
         """[B, E]: the states whose products with `output` are `score`, in row order; None where a score is something else."""
         if type(self).score is not Network.score:
             return None
-        asked = batch.channels["asked"].nonzero()[:, 0]
-        return self.read(self.forward(batch, visible, at=asked))
+        return self.read(self.asked_states(batch, visible))
+
+    def asked_states(self, batch: Batch, visible: Visibility) -> Tensor:
+        """[M, D]: the states of the positions that are asked; a network may have a quicker way to them than `forward`."""
+        return self.forward(batch, visible, at=batch.channels["asked"].nonzero()[:, 0])
 
     def score(self, batch: Batch, visible: Visibility) -> Tensor:
-        asked = batch.channels["asked"].nonzero()[:, 0]
-        return self.output().scores(self.read(self.forward(batch, visible, at=asked)))
+        return self.output().scores(self.read(self.asked_states(batch, visible)))

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from lmrs.batch import Batch
 from lmrs.errors import ContractError
-from lmrs.losses import Output
+from lmrs.losses import FAST, Output, chosen_kernel
 from lmrs.models.blocks import Block, PreNorm
 from lmrs.models.dropout import dropout
 from lmrs.models.features import Features
+from lmrs.models.last_states import last_states, states_gain
 from lmrs.models.network import Model, Network
 from lmrs.visibility import Visibility
 from lmrs.vocab import Vocab
@@ -137,6 +138,20 @@ class TransformerNetwork(Network):
             x = block(x, batch, visible, rng)
         x = self.blocks[-1](x, batch, visible, rng, at)  # nobody reads the other positions of the last block
         return x if self.final_norm is None else self.final_norm(x)
+
+    def asked_states(self, batch: Batch, visible: Visibility) -> Tensor:
+        kernel = chosen_kernel() if type(self).forward is TransformerNetwork.forward and not torch.is_grad_enabled() else None
+        if kernel is not None and states_gain(kernel) >= FAST:
+            asked = batch.channels["asked"].nonzero()[:, 0]
+            found = last_states(kernel, self, batch, visible, asked)
+            if found is not None:
+                return found
+        return super().asked_states(batch, visible)
+
+    def plain(self) -> bool:
+        """Whether a position begins as its row of `items` and that of `positions`, with nothing else."""
+        own = all(getattr(type(self), name) is getattr(TransformerNetwork, name) for name in ("embed", "look_up", "place"))
+        return own and self.items is not None and self.features is None and self.widen is None
 
     def read(self, states: Tensor) -> Tensor:
         if self.transform is not None:

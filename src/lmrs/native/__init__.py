@@ -1,16 +1,21 @@
-"""A whole catalogue's scores in C: made by this machine's own compiler, used where a probe finds it faster.
+"""A whole catalogue's scores, and the states that ask for them, in C: made by this machine's compiler, used where it is faster.
 
 Plain torch makes the full softmax of three matrix products with a side of 64 and of passes over their results, which leave the
 caches in between, and a ranking of one such product that is written to memory and read again; no library offers either as one
 step on a processor (torch's linear_cross_entropy and Liger's kernels are for GPUs, or hold all scores; libraries of nearest
-neighbours are approximate, or know no items that are left out and no ranks). `catalogue_scores.c` does, in exact fp32. It is
-optional: without a compiler, or for what it does not serve, torch does the same, and results differ by the order of additions
-alone.
+neighbours are approximate, or know no items that are left out and no ranks). `catalogue_scores.c` does, in exact fp32. Before
+it, a ranking needs the state of each history's last position: `last_states.c` takes a history through all layers of a transformer
+while it is in the caches, and makes of the last layer no more than that position asks for (runtimes of exported models, such as
+ONNX Runtime, know rectangles only, and would be given a copy of the weights after every epoch).
+
+Both are optional: without a compiler, or for what they do not serve, torch does the same, and results differ by the order of
+additions alone.
 """
 
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import platform
 import shutil
@@ -18,6 +23,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -33,7 +39,13 @@ from lmrs.cache import cache_folder
 from lmrs.errors import StorageError
 from lmrs.files import write_atomic
 
-SOURCE = Path(__file__).with_name("catalogue_scores.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("catalogue_scores.c", "last_states.c", "registers.h"))
+ORDERS = ("post", "pre", "query", "gated")  # of the steps of a layer, as models.blocks has them
+PARTS = (  # the tensors of a layer
+    "mix.weight", "mix.bias", "key", "out.weight", "out.bias", "up.weight", "up.bias", "down.weight", "down.bias",
+    "norm_attention.weight", "norm_attention.bias", "norm_feed.weight", "norm_feed.bias",
+    "gate_attention.weight", "gate_attention.bias", "gate_feed.weight", "gate_feed.bias",
+)  # fmt: skip
 _FLAGS = (("-march=native",), ("-mcpu=native",), ())  # the first that a compiler takes
 _HELD = 2**29  # bytes of probabilities at most, which bounds how many blocks of rows are under way at once
 
@@ -55,6 +67,36 @@ class Best(NamedTuple):
     items: np.ndarray
     greater: np.ndarray
     equal: np.ndarray
+
+
+class Positions(NamedTuple):
+    """How N positions begin: vectors[symbols] * scale + places[position], then LayerNorm.
+
+    vectors: float32[V, D], or [N, D] where symbols (int64[N]) is None. places: [length, D] or None. position: int64[N], or None
+    without places. right: the last position of a row has the last place. norm: (weight, bias) or None.
+    """
+
+    vectors: Tensor
+    symbols: Tensor | None
+    scale: float
+    places: Tensor | None
+    position: Tensor | None
+    right: bool
+    norm: tuple[Tensor, Tensor] | None
+
+
+class Layers(NamedTuple):
+    """tensors: of each layer by PARTS; linear maps as [inputs, outputs], but "key", that of the keys, as [outputs, inputs];
+    None where an order has no such part. hidden: width of the feed-forward. order: one of ORDERS. gelu: else relu. norm: (weight,
+    bias) of the LayerNorm that closes, or None."""
+
+    tensors: tuple[tuple[Tensor | None, ...], ...]
+    heads: int
+    hidden: int
+    order: str
+    gelu: bool
+    causal: bool
+    norm: tuple[Tensor, Tensor] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +197,51 @@ class Kernel:
         list(each(block, range(0, count, self.rows)))
         return Best(values.numpy(), found.numpy(), greater.numpy(), equal.numpy())
 
+    def last(self, positions: Positions, layers: Layers, offsets: Tensor) -> Tensor | None:
+        """float32[B, D]: states of the last positions of rows offsets[b] .. offsets[b + 1] - 1, none of them empty.
+
+        Widths of the states, of a head and of the feed-forward are multiples of `lanes`; all is contiguous float32 on the CPU.
+        None if a score of the attention is not finite: what that means is left to torch. Rows go to torch's number of threads.
+        """
+        width, count = positions.vectors.shape[1], len(offsets) - 1
+        offsets, found = offsets.contiguous(), positions.vectors.new_empty(count, width)
+        pointers = torch.tensor([[_at(each) or 0 for each in layer] for layer in layers.tensors])
+        norms = (positions.norm, layers.norm)
+        begin, end = (None if norm is None else torch.tensor([_at(each) for each in norm]) for norm in norms)
+        places, threads = 0 if positions.places is None else len(positions.places), torch.get_num_threads()
+        bounds = torch.searchsorted(offsets, torch.linspace(0, int(offsets[-1]), threads + 1).long()).tolist()
+
+        def share(first: int, last: int) -> bool:
+            longest = int((offsets[first + 1 : last + 1] - offsets[first:last]).max()) if first < last else 0
+            work = torch.empty(self.library.lmrs_last_work(longest, width, layers.heads, layers.hidden))
+            return bool(
+                self.library.lmrs_last(
+                    _at(pointers), len(layers.tensors), width, layers.heads, layers.hidden, ORDERS.index(layers.order),
+                    layers.gelu, layers.causal, _at(positions.vectors), _at(positions.symbols), positions.scale,
+                    _at(positions.places), _at(positions.position), places, positions.right, _at(begin), _at(end),
+                    _at(offsets), first, last, longest, _at(found), _at(work),
+                )
+            )  # fmt: skip
+
+        each: Callable[..., Any] = map if threads == 1 else _pool(threads, os.getpid()).map
+        return found if all(list(each(share, bounds[:-1], bounds[1:]))) else None
+
+    def noted(self, name: str, measure: Callable[[], float]) -> float:
+        """A figure of this machine: measured once and kept beside the library, so that every later run makes the same choice."""
+        note = self.path.with_suffix(".json")
+
+        def kept() -> dict[str, float]:
+            return json.loads(note.read_bytes()) if note.is_file() else {}
+
+        if name in (known := kept()):
+            return known[name]
+        value = measure()
+        known = kept()  # another process may have been first, and its word counts
+        if name not in known:
+            with suppress(StorageError):  # a cache that was filled by somebody else is still good
+                write_atomic(note, json.dumps(known | {name: value}).encode())
+        return known.get(name, value)
+
     def line(self, state: Tensor, table: Tensor, bias: Tensor | None) -> np.ndarray:
         """float32[V]: the scores that `rank` compares, of one state [D]."""
         row, table = self._wide(state[None]), self._wide(table)
@@ -181,7 +268,7 @@ def _pool(threads: int, process: int) -> ThreadPoolExecutor:
 
 @cache
 def load() -> Kernel | str:
-    """The kernel, compiled if need be (about a second, once for a machine), or why there is none, in a few words."""
+    """The kernel, compiled if need be (a few seconds, once for a machine), or why there is none, in a few words."""
     compiler = _compiler()
     if compiler is None:
         return "no C compiler"
@@ -190,7 +277,7 @@ def load() -> Kernel | str:
         library = ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError, StorageError) as error:
         return f"{Path(compiler).name} did not make it ({type(error).__name__})"
-    number, long, place = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
+    number, long, real, place = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
     library.lmrs_shape.argtypes = (place,)
     library.lmrs_rows.argtypes = (place, place, number, place, place, long, number, place, place, place, place, place)
     library.lmrs_line.argtypes = (place, place, place, long, number, place, place)
@@ -200,6 +287,11 @@ def load() -> Kernel | str:
     library.lmrs_items.argtypes = (place, number, place, place, long, long, number, place, place, place)
     for function in (library.lmrs_shape, library.lmrs_rows, library.lmrs_items, library.lmrs_line, library.lmrs_rank):
         function.restype = None
+    library.lmrs_last_work.argtypes, library.lmrs_last_work.restype = (long, number, number, number), long
+    library.lmrs_last.argtypes, library.lmrs_last.restype = (
+        place, number, number, number, number, number, number, number, place, place, real, place, place, number, number, place,
+        place, place, long, long, long, place, place,
+    ), number  # fmt: skip
     shape = torch.zeros(3, dtype=torch.int32)
     library.lmrs_shape(_at(shape))
     return Kernel(path, library, *shape.tolist())
@@ -214,16 +306,17 @@ def _built(compiler: str) -> Path:
     """The library in the cache, by the hash of all that it depends on."""
     version = subprocess.run([compiler, "--version"], capture_output=True, timeout=60, check=True).stdout
     told = "\n".join((compiler, platform.platform(), _processor())).encode()
-    name = sha256(SOURCE.read_bytes() + version + told).hexdigest()[:32]
+    name = sha256(b"".join(source.read_bytes() for source in SOURCES) + version + told).hexdigest()[:32]
     folder = cache_folder() / "native"
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"catalogue-scores-{name}.so"
+    path = folder / f"lmrs-{name}.so"
     if path.is_file():
         return path
     with tempfile.TemporaryDirectory() as work:
         made = Path(work) / "made.so"
         for flags in _FLAGS:
-            command = [compiler, "-O3", *flags, "-shared", "-fPIC", str(SOURCE), "-o", str(made), "-lm"]
+            units = [str(source) for source in SOURCES if source.suffix == ".c"]
+            command = [compiler, "-O3", *flags, "-shared", "-fPIC", *units, "-o", str(made), "-lm"]
             done = subprocess.run(command, capture_output=True, timeout=120, check=False)
             if done.returncode == 0:
                 return write_atomic(path, made.read_bytes())

@@ -5,87 +5,22 @@
    sums and the largest scores need no reduction within a register. A panel of items is scored and added to the gradient of the
    states while it is in the first-level cache. Every number a loop of 64 steps reads comes once from memory to a register.
 
-   For the cross-entropy scores are in base 2. A row's are taken relative to a level, at first that of its target, so that the sum of exponentials is at least 1. A
-   score that is more than HIGH above the level raises it; what was summed until then is scaled down. All is finite: the caller
-   sees to that.
+   For the cross-entropy scores are in base 2. A row's are taken relative to a level, at first that of its target, so that the sum of
+   exponentials is at least 1. A score that is more than HIGH above the level raises it; what was summed until then is scaled down.
+   All is finite: the caller sees to that.
 
    A score is one chain of fused multiply-adds over the width, wherever its row and item stand: equal items get equal bits. */
 
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
+#include "registers.h"
 
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#define LANES 16
-#define ITEMS 8 /* items by COLUMNS registers of scores are summed at a time: what the registers can hold */
-#define OUTS 6  /* the same for the gradients: OUTS by 4 registers */
-#define MAX(a, b) ((vec)_mm512_max_ps((__m512)(a), (__m512)(b)))
-#elif defined(__AVX2__)
-#include <immintrin.h>
-#define LANES 8
-#define ITEMS 4
-#define OUTS 3
-#define MAX(a, b) ((vec)_mm256_max_ps((__m256)(a), (__m256)(b)))
-#else
-#define LANES 4
-#define ITEMS 6
-#define OUTS 5
-#define MAX(a, b) larger(a, b)
-#endif
 #define COLUMNS 3
-#define ROWS 48  /* of a block */
-#define PANEL 48 /* items */
-#define LONG 64  /* panels whose gradients are summed before they join the others, against rounding */
+#define ITEMS (SUMS / COLUMNS) /* items by COLUMNS registers of scores are summed at a time */
+#define OUTS (SUMS / 4)        /* the same for the gradients: OUTS by 4 registers */
+#define ROWS 48                /* of a block */
+#define PANEL 48               /* items */
+#define LONG 64                /* panels whose gradients are summed before they join the others, against rounding */
 #define HIGH 30.0f
 #define LN_2 0.69314718055994531
-
-typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-#define INLINE static inline __attribute__((always_inline))
-#if defined(__AVX512F__) || defined(__AVX2__)
-#define HELD(x) __asm__("" : "+v"(x)) /* in a register: compilers would read it again for every use */
-#else
-#define HELD(x)
-#endif
-
-INLINE vec load(const float *from) { return *(const vec *)from; }
-INLINE void store(float *to, vec x) { *(vec *)to = x; }
-INLINE vec all(float x) { return x - (vec){0}; }
-
-/* Whether any lane of a comparison's result is set. */
-INLINE int some(ints mask) {
-#if defined(__AVX512F__)
-    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
-#else
-    int32_t set = 0;
-    for (int lane = 0; lane < LANES; lane++) set |= mask[lane];
-    return set != 0;
-#endif
-}
-
-#if !defined(__AVX512F__) && !defined(__AVX2__)
-INLINE vec larger(vec a, vec b) {
-    ints first = a > b;
-    return (vec)((first & (ints)a) | (~first & (ints)b));
-}
-#endif
-
-/* 2^x for x <= 127, at least 2^-126. x = n + f with n whole: 2^f is a minimax polynomial (relative error 2e-9 before rounding),
-   and n is added to its exponent. */
-INLINE vec exp2s(vec x) {
-    const vec shift = all(12582912.0f); /* 1.5 * 2^23: adding it rounds to a whole number, which stands in the low bits */
-    vec t = MAX(x, all(-126.0f)) + shift;
-    vec f = MAX(x, all(-126.0f)) - (t - shift);
-    vec p = all(1.53533619e-4f);
-    p = p * f + all(1.33988745e-3f);
-    p = p * f + all(9.61843736e-3f);
-    p = p * f + all(5.55033247e-2f);
-    p = p * f + all(2.40226479e-1f);
-    p = p * f + all(6.93147203e-1f);
-    p = p * f + all(1.0f);
-    return (vec)((ints)p + ((ints)t << 23));
-}
 
 /* p[k][c] = 2^(table[k] . states[c] + bias[k] - level[c]) for k < items and `columns` registers of rows; added to sum, and the
    largest exponents to peak. Without level: p[k][c] = table[k] . states[c] + bias[k]. states: [D][ROWS]. */
