@@ -22,11 +22,13 @@ def side(kind: str, *, items: int, rows: int, dim: int) -> dict[str, float]:
     import torch.nn.functional as F
 
     from benchmarks.peers.clock import peak_mib
-    from lmrs.losses import FullSoftmax, Output, fast_kernel, softmax_by
+    from lmrs.kernels import fastest
+    from lmrs.losses import FullSoftmax, Output
+    from lmrs.native import by_kernel
 
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    kernel = fast_kernel() if kind == "lmrs" else None
+    chosen = fastest() if kind == "lmrs" else (None, ())
     rng = torch.Generator().manual_seed(0)
     states = torch.randn(rows, dim, generator=rng, requires_grad=True)
     table = (torch.randn(items, dim, generator=rng) * 0.1).requires_grad_()
@@ -37,7 +39,7 @@ def side(kind: str, *, items: int, rows: int, dim: int) -> dict[str, float]:
         if kind == "plain":
             loss = F.cross_entropy(states[:count] @ table.T, target[:count], reduction="sum")
         else:
-            with softmax_by(kernel):
+            with by_kernel(*chosen):
                 loss = FullSoftmax().charge(states[:count], Output(table, None), target[:count])
         loss.backward()
         return loss.detach()

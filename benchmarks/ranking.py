@@ -33,7 +33,8 @@ def lmrs(asked: dict) -> dict:
     from benchmarks.peers.clock import Laps
     from lmrs.hardware import keep_memory
     from lmrs.judge import jagged, judge
-    from lmrs.losses import fast_kernel, softmax_by
+    from lmrs.kernels import fastest
+    from lmrs.native import by_kernel
     from lmrs.systems.sasrec import sasrec
     from lmrs.tasks.ranking import scores
     from lmrs.views import Rows
@@ -53,8 +54,8 @@ def lmrs(asked: dict) -> dict:
     cells, _ = scores(network, objective, system.task.view, rows, vocab)
     offsets, seen = jagged(some.dataset.item, some.start, some.stop)
     truth = jagged(some.dataset.item, some.stop, some.target)
-    kernel = fast_kernel() if asked["kernel"] else None
-    with softmax_by(kernel):
+    chosen = fastest() if asked["kernel"] else (None, ())
+    with by_kernel(*chosen):
         found = judge(network, objective, system.task, some, vocab, k=10, seed=0)
     mask = torch.zeros(cells.shape, dtype=torch.bool)
     mask[torch.from_numpy(np.repeat(np.arange(len(some)), np.diff(offsets))), torch.from_numpy(seen)] = True
@@ -69,7 +70,7 @@ def lmrs(asked: dict) -> dict:
     laps = Laps(1)
     laps.mark()
     for _ in range(asked["rounds"] + 1):
-        with softmax_by(kernel):
+        with by_kernel(*chosen):
             judge(network, objective, system.task, queries, vocab, k=10, seed=0)
         laps.mark(len(queries))
     return laps.found() | {"same_lists": same, "users": len(queries)}

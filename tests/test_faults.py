@@ -421,7 +421,7 @@ def test_rounding_must_beat_a_softmax_that_is_fast_without(split, monkeypatch):
     monkeypatch.setattr(fitting, "bf16_gain", lambda n: 1.8)
     monkeypatch.setattr(native, "load", lambda: native.Kernel(Path("none"), None, 16, 48, 48))
     for gain, chosen in ((1.1, "bf16-loss"), (1.3, "fp32"), (0.5, "bf16-loss")):
-        monkeypatch.setattr(fitting, "kernel_gain", lambda kernel, gain=gain: gain)
+        monkeypatch.setattr(fitting, "softmax_gain", lambda kernel, gain=gain: gain)
         monkeypatch.setattr(fitting._Run, "_kernel", lambda self: None)
         fitted = fit(sasrec(**{**SMALL, "epochs": 1}), split, execution=Execution(device="cpu", precision="auto"))
         assert fitted.precision == chosen

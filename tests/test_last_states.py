@@ -17,8 +17,7 @@ from lmrs.batch import Batch, from_rows
 from lmrs.fit import Execution, fit
 from lmrs.hardware import threads_restored
 from lmrs.judge import judge
-from lmrs.losses import softmax_by
-from lmrs.models import Gated, PostNorm, PreNorm, QueryNorm, transformer
+from lmrs.models import Gated, PostNorm, PreNorm, QueryNorm
 from lmrs.models.last_states import last_states, states_gain
 from lmrs.models.transformer import Transformer, TransformerNetwork
 from lmrs.systems import bert4rec, sasrec
@@ -27,7 +26,7 @@ from lmrs.vocab import Vocab
 
 ITEMS = 90
 BLOCKS = (QueryNorm(), PreNorm(), PreNorm(expand=1), PostNorm(), Gated(), Gated(expand=1))
-pytestmark = pytest.mark.skipif(native._compiler() is None, reason="no C compiler here")
+pytestmark = pytest.mark.skipif(native.compiler_found() is None, reason="no C compiler here")
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +206,7 @@ SMALL = {"dim": 32, "heads": 2, "epochs": 2, "batch_size": 16, "every": 1}
 
 @pytest.mark.parametrize("made", [sasrec, bert4rec], ids=lambda made: made.__name__)
 def test_judging_by_it(kernel, made, monkeypatch):
-    """The same ranks, and torch's forward is not asked; with gradients, or where it is no faster, it is."""
+    """The same ranks, and torch's forward is asked only where the task is not the kernel's."""
     fitted = fit(made(**SMALL, max_len=20), SPLIT, seed=3, execution=Execution(device="cpu", softmax="torch"))
     asked: list[int] = []
     plain = TransformerNetwork.forward
@@ -223,11 +222,10 @@ def test_judging_by_it(kernel, made, monkeypatch):
     monkeypatch.setattr(TransformerNetwork, "forward", counted)
     wanted = judged()
     assert asked
-    with softmax_by(kernel):
-        monkeypatch.setattr(transformer, "states_gain", lambda kernel: 1.0)
+    with native.by_kernel(kernel, ("softmax", "attention")):
         judged()
         assert asked
-        monkeypatch.setattr(transformer, "states_gain", lambda kernel: 2.0)
+    with native.by_kernel(kernel):
         found = judged()
     assert not asked
     assert found.ranks.rank.tolist() == wanted.ranks.rank.tolist()
@@ -235,13 +233,12 @@ def test_judging_by_it(kernel, made, monkeypatch):
     torch.testing.assert_close(torch.from_numpy(found.scores), torch.from_numpy(wanted.scores), rtol=1e-4, atol=1e-5)
 
 
-def test_gradients_go_by_torch(kernel, monkeypatch):
-    monkeypatch.setattr(transformer, "states_gain", lambda kernel: 2.0)
+def test_gradients_go_by_torch(kernel):
     net, batch = network(), rows(9, 4)
     asked = torch.zeros(13, dtype=torch.bool)
     asked[batch.last] = True
     batch = batch.with_channels(asked=asked)
-    with softmax_by(kernel):
+    with native.by_kernel(kernel):
         assert net.asked_states(batch, Causal()).requires_grad
         with torch.no_grad():
             assert not net.asked_states(batch, Causal()).requires_grad
@@ -249,15 +246,14 @@ def test_gradients_go_by_torch(kernel, monkeypatch):
             torch.testing.assert_close(net.asked_states(batch, Causal()), wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_a_forward_of_its_own_is_asked(kernel, monkeypatch):
+def test_a_forward_of_its_own_is_asked(kernel):
     class Upside(TransformerNetwork):
         def forward(self, *given, **named):
             return -super().forward(*given, **named)
 
-    monkeypatch.setattr(transformer, "states_gain", lambda kernel: 2.0)
     net, batch = network(), rows(9, 4)
     batch = batch.with_channels(asked=torch.isin(torch.arange(13), batch.last))
-    with softmax_by(kernel), torch.no_grad():
+    with native.by_kernel(kernel), torch.no_grad():
         states = net.asked_states(batch, Causal())
         net.__class__ = Upside
         torch.testing.assert_close(net.asked_states(batch, Causal()), -states, rtol=1e-4, atol=1e-4)

@@ -17,20 +17,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_faults import interrupted, listening
 
-from lmrs import losses, native
+from lmrs import kernels, native
 from lmrs.answers import Ranked, rank, rank_states
 from lmrs.errors import ContractError
 from lmrs.evaluate import evaluate
 from lmrs.fit import Execution, fit
 from lmrs.hardware import threads_restored
 from lmrs.judge import judge
-from lmrs.losses import FullSoftmax, Output, kernel_gain, rounded_products, softmax_by
+from lmrs.losses import FullSoftmax, Output, rounded_products, softmax_gain
 from lmrs.measures import Sampling
+from lmrs.native import library
 from lmrs.tasks import ranking
 from lmrs.views import Rows
 
 SPLIT = tiny()
-needs_a_compiler = pytest.mark.skipif(native._compiler() is None, reason="no C compiler here")
+needs_a_compiler = pytest.mark.skipif(native.compiler_found() is None, reason="no C compiler here")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def agrees(kernel, states, table, own, target, *, smoothing=0.0, tolerance=3e-6)
     wanted = F.cross_entropy(scores, target, reduction="sum", label_smoothing=smoothing)
     most = float(states.detach().norm(dim=1).max() * table.detach().norm(dim=1).max())
     tolerance *= 1 + (most + scores.abs().max().item()) / 30  # what fp32 keeps of a score, however its terms cancel
-    with softmax_by(kernel):
+    with native.by_kernel(kernel):
         found = FullSoftmax(smoothing=smoothing).charge(states, Output(table, own), target)
     assert found.dtype == torch.float32
     assert found.item() == pytest.approx(wanted.item(), rel=tolerance, abs=tolerance * len(states))
@@ -124,7 +125,7 @@ def test_a_level_that_rises_late(kernel, first):
 def test_gradients_only_where_they_are_wanted(kernel, wanted):
     leaves = problem(60, 110, 16, bias=True)
     full = {}
-    with softmax_by(kernel):
+    with native.by_kernel(kernel):
         full = gradients(FullSoftmax().charge(leaves[0], Output(leaves[1], leaves[2]), leaves[3]), *leaves[:3])
         some = [each.detach().requires_grad_(bool(ask)) for each, ask in zip(leaves[:3], wanted)]
         cost = FullSoftmax().charge(some[0], Output(some[1], some[2]), leaves[3])
@@ -138,7 +139,7 @@ def test_threads_change_no_bit(kernel):
     states, table, own, target = problem(400, 700, 48, bias=True)
     found = []
     for threads in (1, 2, 5):
-        with threads_restored(), softmax_by(kernel):
+        with threads_restored(), native.by_kernel(kernel):
             torch.set_num_threads(threads)
             cost = FullSoftmax().charge(states, Output(table, own), target)
             found.append((cost, *gradients(cost, states, table, own)))
@@ -148,7 +149,7 @@ def test_threads_change_no_bit(kernel):
 @needs_a_compiler
 def test_few_blocks_are_held_where_a_catalogue_is_large(kernel, monkeypatch):
     states, table, own, target = problem(400, 700, 16, bias=True)
-    monkeypatch.setattr(native, "_HELD", 1)
+    monkeypatch.setattr("lmrs.native.kernel._HELD", 1)
     with threads_restored():
         torch.set_num_threads(3)
         agrees(kernel, states, table, own, target)
@@ -172,7 +173,7 @@ def test_what_it_does_not_serve_goes_by_torch(kernel):
     out[(target[0] + 1) % 30] = -torch.inf
     broken = states.detach().clone()
     broken[3, 2] = torch.nan
-    with softmax_by(refusing):
+    with native.by_kernel(refusing):
         assert charged(states.double(), table.double(), own.double()) == pytest.approx(
             charged_by_torch(states, table, own, target)
         )
@@ -182,7 +183,7 @@ def test_what_it_does_not_serve_goes_by_torch(kernel):
             charged(states, table, own)
         with pytest.raises(AssertionError, match="asked"):
             charged(states, table, own)
-        with softmax_by(None):
+        with native.by_kernel(None):
             charged(states, table, own)
 
 
@@ -286,7 +287,7 @@ def trained():
 
 
 def judged(trained, kernel, queries=None, **keywords):
-    with softmax_by(kernel):
+    with native.by_kernel(kernel):
         asked = SPLIT.test if queries is None else queries
         return judge(trained.scorer, trained.objective, trained.system.task, asked, trained.vocab, k=5, seed=1, **keywords)
 
@@ -341,13 +342,13 @@ def test_a_score_of_its_own_is_not_streamed(trained):
 @pytest.mark.parametrize(("gain", "streams"), [(1.3, True), (1.0, False)])
 def test_evaluation_goes_by_what_is_faster(trained, monkeypatch, gain, streams):
     asked = []
-    monkeypatch.setattr(losses, "kernel_gain", lambda kernel: gain)
+    monkeypatch.setattr(kernels, "GAINS", {task: lambda kernel: gain for task in native.TASKS})
     monkeypatch.setattr(
         native.Kernel, "rank", lambda self, *given, rank=native.Kernel.rank: (asked.append(1), rank(self, *given))[1]
     )
     found = evaluate(trained, SPLIT)
     assert bool(asked) == streams
-    monkeypatch.setattr(native, "load", lambda: "no C compiler")
+    monkeypatch.setattr(kernels, "load", lambda: "no C compiler")
     assert found.measures == evaluate(trained, SPLIT).measures
 
 
@@ -356,7 +357,7 @@ def test_evaluation_goes_by_what_is_faster(trained, monkeypatch, gain, streams):
 
 def test_no_compiler(monkeypatch):
     monkeypatch.setenv("CC", "there-is-no-such-compiler")
-    assert native.load.__wrapped__() == "no C compiler"
+    assert library.load.__wrapped__() == "no C compiler"
 
 
 @pytest.mark.parametrize(("body", "told"), [("exit 1", "CalledProcessError"), ('[ "$1" = --version ]', "OSError")])
@@ -366,7 +367,7 @@ def test_a_compiler_that_fails(monkeypatch, tmp_path, body, told):
     broken.chmod(0o755)
     monkeypatch.setenv("CC", str(broken))
     monkeypatch.setenv("LMRS_CACHE", str(tmp_path / "cache"))
-    assert native.load.__wrapped__() == f"broken-cc did not make it ({told})"
+    assert library.load.__wrapped__() == f"broken-cc did not make it ({told})"
 
 
 @needs_a_compiler
@@ -374,24 +375,24 @@ def test_it_is_made_once_and_by_flags_that_the_compiler_takes(monkeypatch, tmp_p
     """A compiler that knows no -march=native is asked without it."""
     plain = tmp_path / "plain-cc"
     calls = tmp_path / "calls"
-    real = shutil.which("cc") or native._compiler()
+    real = shutil.which("cc") or native.compiler_found()
     plain.write_text(f'#!/bin/sh\necho "$*" >> {calls}\ncase "$*" in *=native*) exit 1;; esac\nexec {real} "$@"\n')
     plain.chmod(0o755)
     monkeypatch.setenv("CC", str(plain))
     monkeypatch.setenv("LMRS_CACHE", str(tmp_path / "cache"))
-    kernel = native.load.__wrapped__()
+    kernel = library.load.__wrapped__()
     assert isinstance(kernel, native.Kernel)
     assert len(calls.read_text().splitlines()) == 4  # its version, two flags refused, made
     agrees(kernel, *problem(70, 130, 20, bias=True), smoothing=0.1)
-    assert native.load.__wrapped__().path == kernel.path
+    assert library.load.__wrapped__().path == kernel.path
     assert len(calls.read_text().splitlines()) == 5
     note = kernel.path.with_suffix(".json")
-    gain = kernel_gain(kernel)
+    gain = softmax_gain(kernel)
     assert gain > 0
     assert json.loads(note.read_text()) == {"softmax": gain}
     note.write_text('{"softmax": 7.5}')
-    assert kernel_gain(kernel) == 7.5
-    assert kernel_gain(replace(kernel, path=tmp_path / "nowhere" / "here.so")) > 0  # what cannot be kept is measured again
+    assert softmax_gain(kernel) == 7.5
+    assert softmax_gain(replace(kernel, path=tmp_path / "nowhere" / "here.so")) > 0  # what cannot be kept is measured again
 
 
 # -- the choice of a fit -----------------------------------------------------------------------------------------------
@@ -405,7 +406,7 @@ def run(softmax: str, named: str = "sasrec", **keywords):
 @needs_a_compiler
 @pytest.mark.parametrize(("gain", "chosen"), [(1.25, "native"), (1.05, "torch")])
 def test_auto_takes_what_is_faster(monkeypatch, gain, chosen):
-    monkeypatch.setattr(fitting, "kernel_gain", lambda kernel: gain)
+    monkeypatch.setattr(fitting, "softmax_gain", lambda kernel: gain)
     found, told = run("auto"), run(chosen)
     assert (found.softmax, told.softmax, told.probed) == (chosen, chosen, {})
     assert found.probed == {"softmax": {"torch": 0.8} if chosen == "native" else {"native": 1.05}}
@@ -430,10 +431,10 @@ def test_a_fit_that_has_no_use_for_it_does_not_say_so(named, precision):
 @pytest.mark.parametrize("began", ["native", "torch"])
 def test_a_run_keeps_what_it_began_with(tmp_path, monkeypatch, began):
     gains = {"native": 2.0, "torch": 0.5}
-    monkeypatch.setattr(fitting, "kernel_gain", lambda kernel: gains[began])
+    monkeypatch.setattr(fitting, "softmax_gain", lambda kernel: gains[began])
     execution = Execution(device="cpu", checkpoint_every=2)
     interrupted(SPLIT, tmp_path, at=5, execution=execution)
-    monkeypatch.setattr(fitting, "kernel_gain", lambda kernel: 1 / gains[began])
+    monkeypatch.setattr(fitting, "softmax_gain", lambda kernel: 1 / gains[began])
     again = run("auto", out=tmp_path, resume=True)
     assert again.softmax == began
     assert digest(again) == digest(run(began))
@@ -441,7 +442,7 @@ def test_a_run_keeps_what_it_began_with(tmp_path, monkeypatch, began):
 
 @needs_a_compiler
 def test_a_run_goes_on_without_the_compiler_it_began_with(tmp_path, monkeypatch):
-    monkeypatch.setattr(fitting, "kernel_gain", lambda kernel: 2.0)
+    monkeypatch.setattr(fitting, "softmax_gain", lambda kernel: 2.0)
     interrupted(SPLIT, tmp_path, at=5, execution=Execution(device="cpu", checkpoint_every=2))
     monkeypatch.setattr(native, "load", lambda: "no C compiler")
     reporter, heard = listening()

@@ -19,10 +19,11 @@ from lmrs.errors import ContractError, DataError, UserError
 from lmrs.files import storage, write_atomic
 from lmrs.fit import Fitted
 from lmrs.judge import Judged, judge, judge_among
-from lmrs.losses import fast_kernel, softmax_by
+from lmrs.kernels import fastest
 from lmrs.measures import MAE, RMSE, Lists, Measure, Sampled, Sampling, parse
 from lmrs.models import Model
 from lmrs.models.network import Network
+from lmrs.native import by_kernel
 from lmrs.negatives import ByPopularity, Uniform
 from lmrs.progress import Reporter
 from lmrs.recommender import Recommender
@@ -124,8 +125,8 @@ def evaluate(
         )
     k = max(10, *(getattr(each, "k", None) or 0 for each in chosen))
     asked_of = (recommender.scorer, recommender.objective, task, matched, recommender.vocab)
-    kernel = fast_kernel() if isinstance(recommender.scorer, Network) else None
-    with metered() as meter, _read(recommender) as told, softmax_by(kernel):
+    kernel, tasks = fastest() if isinstance(recommender.scorer, Network) else (None, ())
+    with metered() as meter, _read(recommender) as told, by_kernel(kernel, tasks):
         if all(isinstance(each, Sampled) for each in chosen):  # then nobody needs the scores of the whole catalogue
             values, known = _among(chosen, samplings, asked_of, seed=seed, device=recommender.device, reporter=reporter)
         else:

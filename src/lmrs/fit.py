@@ -33,7 +33,7 @@ from lmrs.interrupts import Interrupted, Stop
 from lmrs.journal import Journal, Progress, assign, assign_optimizer
 from lmrs.judge import judge, judge_among
 from lmrs.lock import RunLock
-from lmrs.losses import FAST, FullSoftmax, kernel_gain, rounded_products, softmax_by
+from lmrs.losses import FullSoftmax, rounded_products, softmax_gain
 from lmrs.measures import RankMeasure, Sampled, falls, parse
 from lmrs.models.network import ControlScorer, Model, Network, Scorer
 from lmrs.objectives import Objective
@@ -227,7 +227,7 @@ class _Run:
         assert isinstance(scorer, Network)
         network = scorer
         objective: Objective | None = None
-        with self.stop, softmax_by(kernel):
+        with self.stop, native.by_kernel(kernel):
             for number, stage in enumerate(self.system.stages):
                 assert isinstance(stage, Stage)
                 objective = stage.objective
@@ -283,7 +283,7 @@ class _Run:
         worth = self.group.is_main and self.device.type == "cpu" and self.vocab.n_items >= LARGE and self._charges_all()
         gain = bf16_gain(self.vocab.n_items) if worth else 0.0
         kernel = native.load() if worth and self.execution.softmax != "torch" else ""  # rounding must beat what there is without
-        rounded = self.group.any(gain >= 1.5 * (1.0 if isinstance(kernel, str) else max(1.0, kernel_gain(kernel))))
+        rounded = self.group.any(gain >= 1.5 * (1.0 if isinstance(kernel, str) else max(1.0, softmax_gain(kernel))))
         if worth:
             self.probed["precision"] = {"fp32": 1 / gain} if rounded else {"bf16-loss": gain}
         return "bf16-loss" if rounded else "fp32"
@@ -310,9 +310,9 @@ class _Run:
                 self.reporter.say(f"the full softmax, which was native, goes on by torch: {kernel}")
             return None
         if not asked:
-            gain = kernel_gain(kernel)
-            progress.probed["softmax"] = {"torch": 1 / gain} if gain >= FAST else {"native": gain}
-            if gain < FAST:
+            gain = softmax_gain(kernel)
+            progress.probed["softmax"] = {"torch": 1 / gain} if gain >= native.FAST else {"native": gain}
+            if gain < native.FAST:
                 return None
         progress.softmax = "native"
         return kernel

@@ -12,10 +12,9 @@ from torch import Tensor
 from lmrs.answers import Jagged, Ranked, rank, rank_candidates, rank_states
 from lmrs.candidates import draw
 from lmrs.errors import DataError
-from lmrs.losses import chosen_kernel
 from lmrs.measures import Lists, Ranks, Sampling
 from lmrs.models.network import Scorer
-from lmrs.native import Kernel
+from lmrs.native import Kernel, chosen_kernel
 from lmrs.objectives import Objective
 from lmrs.progress import Reporter
 from lmrs.split import Queries
@@ -85,7 +84,7 @@ def judge(
     fallback = again = 0
     if reporter is not None:
         reporter.begin("ranking", len(queries))
-    kernel = chosen_kernel() if not samplings and not unknown else None
+    kernel = chosen_kernel("softmax") if not samplings and not unknown else None
     for which, scores, empty, _ in questions(scorer, objective, task, queries, vocab, device, stream=kernel is not None):
         some = queries.take(which)
         history = jagged(some.dataset.item, some.start, some.stop)

@@ -19,16 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmrs.hardware import threads_restored
-from lmrs.native import Charged, Kernel, load
+from lmrs.native import Charged, Kernel, by_kernel, chosen_kernel
 from lmrs.negatives import Drawn, Negatives, Uniform
 
 _LOG2_E = math.log2(math.e)
 TILE = 4096  # items of the catalogue at a time: their scores for a block of rows fit into a second-level cache
 _BLOCK = 1024  # rows at a time where the negatives are shared: their scores stay in the cache
-FAST = 1.1  # gain from which on the kernel is used
 _FEW, _SOME = 64, 2048  # rows and items of a piece of a large product
 _rounding: ContextVar[bool] = ContextVar("rounding", default=False)
-_kernel: ContextVar[Kernel | None] = ContextVar("kernel", default=None)
 
 
 @contextmanager
@@ -45,32 +43,11 @@ def rounded_products(rounded: bool) -> Iterator[None]:
         _rounding.reset(before)
 
 
-@contextmanager
-def softmax_by(kernel: Kernel | None) -> Iterator[None]:
-    """In this block FullSoftmax, and what `judge` asks, go by a kernel of `native.load` where that serves; None: by torch."""
-    before = _kernel.set(kernel)
-    try:
-        yield
-    finally:
-        _kernel.reset(before)
-
-
-def fast_kernel() -> Kernel | None:
-    """The kernel, where it can be made and is at least a tenth faster than torch."""
-    kernel = load()
-    return kernel if isinstance(kernel, Kernel) and kernel_gain(kernel) >= FAST else None
-
-
-def chosen_kernel() -> Kernel | None:
-    """That of the innermost `softmax_by`."""
-    return _kernel.get()
-
-
-def kernel_gain(kernel: Kernel) -> float:
+def softmax_gain(kernel: Kernel) -> float:
     """How many times as fast as torch a kernel charges 192 rows of width 64 against 4,096 items, on one thread.
 
     Measured once (about 0.3 s of processor time: the best of many turns of either, since a neighbour can only make them slower)
-    and kept beside the kernel, so that every later run of this machine makes the same choice.
+    and kept beside the kernel (`Kernel.noted`).
     """
     return kernel.noted("softmax", lambda: _gain(kernel))
 
@@ -84,7 +61,7 @@ def _gain(kernel: Kernel) -> float:
         for turn in range(40):
             for name, way in (("native", kernel), ("torch", None)):
                 begin = time.thread_time()
-                with softmax_by(way):
+                with by_kernel(way):
                     FullSoftmax().charge(states, output, target)
                 if turn:
                     best[name] = min(best[name], time.thread_time() - begin)
@@ -141,7 +118,7 @@ class _FullSoftmax(torch.autograd.Function):
         if offset is not None:
             own += offset[target]
         most = largest(scaled, table, offset)
-        kernel = None if half else _kernel.get()
+        kernel = None if half else chosen_kernel("softmax")
         if kernel is not None and math.isfinite(most) and kernel.serves(states, table):
             found = kernel.softmax(states, scaled, table, offset, own, needs)
         else:

@@ -70,7 +70,7 @@ def last_states(kernel: Kernel, network: TransformerNetwork, batch: Batch, visib
 def states_gain(kernel: Kernel) -> float:
     """How many times as fast as torch the kernel makes the states of 64 rows of up to 60 positions of width 64, on one thread.
 
-    Measured once (about 0.3 s of processor time) and kept beside the kernel, as `losses.kernel_gain` is.
+    Measured once (about 0.3 s of processor time) and kept beside the kernel (`Kernel.noted`).
     """
     return kernel.noted("states", lambda: _measured(kernel))
 

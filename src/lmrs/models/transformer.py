@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from lmrs.batch import Batch
 from lmrs.errors import ContractError
-from lmrs.losses import FAST, Output, chosen_kernel
+from lmrs.losses import Output
 from lmrs.models.blocks import Block, PreNorm
 from lmrs.models.dropout import dropout
 from lmrs.models.features import Features
-from lmrs.models.last_states import last_states, states_gain
+from lmrs.models.last_states import last_states
 from lmrs.models.network import Model, Network
+from lmrs.native import chosen_kernel
 from lmrs.visibility import Visibility
 from lmrs.vocab import Vocab
 
@@ -140,8 +141,8 @@ class TransformerNetwork(Network):
         return x if self.final_norm is None else self.final_norm(x)
 
     def asked_states(self, batch: Batch, visible: Visibility) -> Tensor:
-        kernel = chosen_kernel() if type(self).forward is TransformerNetwork.forward and not torch.is_grad_enabled() else None
-        if kernel is not None and states_gain(kernel) >= FAST:
+        kernel = chosen_kernel("states")
+        if kernel is not None and type(self).forward is TransformerNetwork.forward and not torch.is_grad_enabled():
             asked = batch.channels["asked"].nonzero()[:, 0]
             found = last_states(kernel, self, batch, visible, asked)
             if found is not None:

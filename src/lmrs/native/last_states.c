@@ -4,84 +4,14 @@
    Of the last layer nobody reads the other positions, so no keys and values are made: with one query q,
    q . (W_k x_t + b_k) = x_t . (W_k' q) + what is the same for all t, and sum_t a_t (W_v x_t + b_v) = W_v (sum_t a_t x_t) + b_v. */
 
-#include "registers.h"
+#include "attention.h"
 
-#define QUERIES 48 /* positions that look at once: three registers of scores where a register has 16 lanes */
-#define KEYS (SUMS / 3)
 #define CHUNK 192 /* positions, or the longest row */
-#define LOG2_E 1.44269504088896340736f
 
 enum { MIX, MIX_BIAS, KEY, OUT, OUT_BIAS, UP, UP_BIAS, DOWN, DOWN_BIAS, SEEN, SEEN_SHIFT, FEED, FEED_SHIFT, GATE, GATE_BIAS,
        GATE_FEED, GATE_FEED_BIAS, TENSORS };
 enum { POST, PRE, QUERY, GATED };
 enum { RELU, GELU };
-
-/* y[a] = bias + sum_i x[a * beside + i * next] w[i] (+ y[a]), for n rows and `wide` registers of outputs. */
-INLINE void tile(int n, int wide, int I, const float *x, int64_t beside, int64_t next, const float *w, int64_t step, const float *bias,
-                 int add, float *y, int64_t out) {
-    vec sums[SUMS];
-    for (int a = 0; a < n; a++)
-        for (int c = 0; c < wide; c++) {
-            sums[a * wide + c] = bias ? load(bias + c * LANES) : all(0);
-            if (add) sums[a * wide + c] += load(y + a * out + c * LANES);
-        }
-    for (int i = 0; i < I; i++) {
-        vec weights[4];
-        for (int c = 0; c < wide; c++) {
-            weights[c] = load(w + i * step + c * LANES);
-            HELD(weights[c]);
-        }
-        for (int a = 0; a < n; a++) {
-            vec mine = all(x[a * beside + i * next]);
-            for (int c = 0; c < wide; c++) sums[a * wide + c] += mine * weights[c];
-        }
-    }
-    for (int a = 0; a < n; a++)
-        for (int c = 0; c < wide; c++) store(y + a * out + c * LANES, sums[a * wide + c]);
-}
-
-INLINE void tiles(int wide, int n, int I, const float *x, int64_t beside, int64_t next, const float *w, int64_t step, const float *bias,
-                  int add, float *y, int64_t out) {
-    int a = 0;
-    for (; a + SUMS / wide <= n; a += SUMS / wide)
-        tile(SUMS / wide, wide, I, x + a * beside, beside, next, w, step, bias, add, y + a * out, out);
-    for (; a + 2 <= n; a += 2) tile(2, wide, I, x + a * beside, beside, next, w, step, bias, add, y + a * out, out);
-    for (; a < n; a++) tile(1, wide, I, x + a * beside, beside, next, w, step, bias, add, y + a * out, out);
-}
-
-/* y [n, O] = bias + x [n, I] w [I, O] (+ y). A row of x, w, y begins `beside`, `step`, `out` numbers after the one before. */
-static void linear(int n, int I, int O, const float *x, int64_t beside, const float *w, int64_t step, const float *bias, int add,
-                   float *y, int64_t out) {
-    for (int c = 0; c < O; c += 4 * LANES) {
-        const float *b = bias ? bias + c : 0;
-        switch ((O - c) / LANES) {
-        case 1: tiles(1, n, I, x, beside, 1, w + c, step, b, add, y + c, out); break;
-        case 2: tiles(2, n, I, x, beside, 1, w + c, step, b, add, y + c, out); break;
-        case 3: tiles(3, n, I, x, beside, 1, w + c, step, b, add, y + c, out); break;
-        default: tiles(4, n, I, x, beside, 1, w + c, step, b, add, y + c, out);
-        }
-    }
-}
-
-/* What n queries see: out [n, width] = p' v, of `keys` keys. p: [keys, QUERIES]. Among `causal` queries nobody sees the keys after
-   `before` and his own place. */
-static void weigh(int n, int width, int keys, int causal, int before, const float *p, const float *v, int64_t step, float *out,
-                  int64_t out_step) {
-    for (int w = 0; w < width; w += 4 * LANES) {
-        int wide = (width - w) / LANES < 4 ? (width - w) / LANES : 4, most = SUMS / wide;
-        for (int r = 0; r < n; r += most) {
-            int rows = n - r < most ? n - r : most, until = causal ? before + r + rows : keys;
-            const float *from = p + r;
-            float *to = out + r * out_step + w;
-            switch (wide) {
-            case 1: tiles(1, rows, until, from, 1, QUERIES, v + w, step, 0, 0, to, out_step); break;
-            case 2: tiles(2, rows, until, from, 1, QUERIES, v + w, step, 0, 0, to, out_step); break;
-            case 3: tiles(3, rows, until, from, 1, QUERIES, v + w, step, 0, 0, to, out_step); break;
-            default: tiles(4, rows, until, from, 1, QUERIES, v + w, step, 0, 0, to, out_step);
-            }
-        }
-    }
-}
 
 /* y = LayerNorm(x), by rows [n, D]; they may be the same. */
 static void norm(int n, int D, const float *x, const float *scale, const float *shift, float *y) {
@@ -98,8 +28,6 @@ static void norm(int n, int D, const float *x, const float *scale, const float *
         for (int d = 0; d < D; d += LANES) store(y + d, (load(x + d) - mean) * by * load(scale + d) + load(shift + d));
     }
 }
-
-INLINE vec chosen(ints first, vec a, vec b) { return (vec)((first & (ints)a) | (~first & (ints)b)); }
 
 INLINE vec sigmoid(vec x) {
     vec small = exp2s(MAX(-x, x) * all(-LOG2_E)), share = all(1) / (all(1) + small); /* of |x|, so that nothing overflows */
@@ -129,98 +57,6 @@ static void activate(int64_t count, int act, float *x) {
 /* x += y * sigmoid(g) */
 static void gate(int64_t count, float *x, const float *y, const float *g) {
     for (int64_t i = 0; i < count; i += LANES) store(x + i, load(x + i) + load(y + i) * sigmoid(load(g + i)));
-}
-
-/* s[k][c] = keys[k] . q[c] for n keys and `columns` registers of queries; the largest to top, their sum to sum (NaN if one is). */
-INLINE void scores(int n, int columns, int width, const float *keys, int64_t step, const float *q, float *s, float *top, float *sum) {
-    vec x[KEYS][3];
-    for (int k = 0; k < n; k++)
-        for (int c = 0; c < columns; c++) x[k][c] = all(0);
-    for (int d = 0; d < width; d++) {
-        vec asks[3];
-        for (int c = 0; c < columns; c++) {
-            asks[c] = load(q + d * QUERIES + c * LANES);
-            HELD(asks[c]);
-        }
-        for (int k = 0; k < n; k++) {
-            vec key = all(keys[k * step + d]);
-            for (int c = 0; c < columns; c++) x[k][c] += key * asks[c];
-        }
-    }
-    for (int c = 0; c < columns; c++) {
-        vec most = load(top + c * LANES), total = load(sum + c * LANES);
-        for (int k = 0; k < n; k++) {
-            store(s + k * QUERIES + c * LANES, x[k][c]);
-            most = MAX(most, x[k][c]);
-            total += x[k][c];
-        }
-        store(top + c * LANES, most);
-        store(sum + c * LANES, total);
-    }
-}
-
-INLINE void strip(int columns, int n, int width, const float *keys, int64_t step, const float *q, float *s, float *top, float *sum) {
-    int k = 0;
-    for (; k + KEYS <= n; k += KEYS) scores(KEYS, columns, width, keys + k * step, step, q, s + k * QUERIES, top, sum);
-    for (; k < n; k++) scores(1, columns, width, keys + k * step, step, q, s + k * QUERIES, top, sum);
-}
-
-static void see(int columns, int n, int width, const float *keys, int64_t step, const float *q, float *s, float *top, float *sum) {
-    for (; columns >= 3; columns -= 3, q += 3 * LANES, s += 3 * LANES, top += 3 * LANES, sum += 3 * LANES)
-        strip(3, n, width, keys, step, q, s, top, sum);
-    if (columns == 2) strip(2, n, width, keys, step, q, s, top, sum);
-    if (columns == 1) strip(1, n, width, keys, step, q, s, top, sum);
-}
-
-/* One head of one row of T positions: out = softmax(scale q k') v, each [T, width] with `step`, or `out_step`, numbers between rows.
-   work: (width + T) * QUERIES numbers. Returns whether all scores are finite. */
-static int attend(int T, int width, const float *q, const float *k, const float *v, int64_t step, float scale, int causal, float *out,
-                  int64_t out_step, float *work) {
-    float *asks = work, *held = work + width * QUERIES, top[QUERIES], sum[QUERIES], nobody[LANES] = {0};
-    int fine = 1;
-    for (int first = 0; first < T; first += QUERIES) {
-        int n = T - first < QUERIES ? T - first : QUERIES, groups = (n + LANES - 1) / LANES, common = causal ? first : T;
-        for (int r = 0; r < groups * LANES; r++)
-            for (int d = 0; d < width; d++) asks[d * QUERIES + r] = r < n ? scale * q[(first + r) * step + d] : 0;
-        for (int r = 0; r < QUERIES; r++) top[r] = -INFINITY, sum[r] = 0;
-        see(groups, common, width, k, step, asks, held, top, sum);
-        for (int c = 0; causal && c < groups; c++) { /* the keys of a register of queries: some are seen by them, all by later ones */
-            int begin = c * LANES, here = n - begin < LANES ? n - begin : LANES;
-            const float *from = k + (first + begin) * step;
-            float *s = held + (first + begin) * QUERIES + begin;
-            strip(1, here, width, from, step, asks + begin, s, nobody, sum + begin);
-            see(groups - c - 1, here, width, from, step, asks + begin + LANES, s + LANES, top + begin + LANES, sum + begin + LANES);
-            for (int key = 0; key < here; key++)
-                for (int lane = 0; lane < LANES; lane++)
-                    if (lane < key) s[key * QUERIES + lane] = -INFINITY;
-                    else if (s[key * QUERIES + lane] > top[begin + lane]) top[begin + lane] = s[key * QUERIES + lane];
-        }
-        for (int r = 0; r < n; r++) fine &= sum[r] - sum[r] == 0;
-        for (int c = 0; c < groups * LANES; c += LANES) {
-            vec level = load(top + c), mass = all(0);
-            int end = first + c + LANES < first + n && causal ? first + c + LANES : causal ? first + n : T, key = 0;
-            for (; key < (causal ? first + c : T); key++) {
-                vec e = exp2s(load(held + key * QUERIES + c) - level);
-                store(held + key * QUERIES + c, e);
-                mass += e;
-            }
-            for (; key < end; key++) {
-                vec x = load(held + key * QUERIES + c), e = exp2s(x - level);
-                e = (vec)((ints)e & (x > all(-INFINITY)));
-                store(held + key * QUERIES + c, e);
-                mass += e;
-            }
-            for (; causal && key < first + n; key++) store(held + key * QUERIES + c, all(0));
-            store(sum + c, all(1) / mass);
-        }
-        weigh(n, width, T, causal, first, held, v, step, out + first * out_step, out_step);
-        for (int r = 0; r < n; r++)
-            for (int d = 0; d < width; d += LANES) {
-                float *to = out + (first + r) * out_step + d;
-                store(to, load(to) * all(sum[r]));
-            }
-    }
-    return fine;
 }
 
 /* The last position of one row, for one head: told [D] = sum_t a_t x_t, a = softmax of goal . x_t, scores in base 2. x: [T, D]. held: T numbers, up to
@@ -311,7 +147,7 @@ static int look(const float *const *m, int D, int heads, int causal, const int64
         int T = (int)(offsets[r + 1] - offsets[r]);
         for (int h = 0; h < heads; h++) {
             const float *q = mix + h * width;
-            fine &= attend(T, width, q, q + D, q + 2 * D, 3 * D, LOG2_E / sqrtf(width), causal, o + h * width, D, held);
+            fine &= attend(T, width, q, 3 * D, q + D, q + 2 * D, 3 * D, causal, o + h * width, D, 0, 0, 0, held);
         }
         mix += (int64_t)T * 3 * D;
         o += (int64_t)T * D;

@@ -46,6 +46,9 @@ INLINE int some(ints mask) {
 #endif
 }
 
+/* a where `first` is set, else b. */
+INLINE vec chosen(ints first, vec a, vec b) { return (vec)((first & (ints)a) | (~first & (ints)b)); }
+
 /* The sum of the lanes, by halves. */
 INLINE float sum_of(vec x) {
 #if defined(__AVX512F__)
@@ -60,10 +63,7 @@ INLINE float sum_of(vec x) {
 }
 
 #if !defined(__AVX512F__) && !defined(__AVX2__)
-INLINE vec larger(vec a, vec b) {
-    ints first = a > b;
-    return (vec)((first & (ints)a) | (~first & (ints)b));
-}
+INLINE vec larger(vec a, vec b) { return chosen(a > b, a, b); }
 #endif
 
 /* 2^x for x <= 127, at least 2^-126. x = n + f with n whole: 2^f is a minimax polynomial (relative error 2e-9 before rounding),
