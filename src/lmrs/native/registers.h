@@ -24,6 +24,7 @@
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t bits __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 #define INLINE static inline __attribute__((always_inline))
 #if defined(__AVX512F__) || defined(__AVX2__)
 #define HELD(x) __asm__("" : "+v"(x)) /* in a register: compilers would read it again for every use */
@@ -66,7 +67,7 @@ INLINE float sum_of(vec x) {
 INLINE vec larger(vec a, vec b) { return chosen(a > b, a, b); }
 #endif
 
-/* 2^x for x <= 127, at least 2^-126. x = n + f with n whole: 2^f is a minimax polynomial (relative error 2e-9 before rounding),
+/* 2^x for x <= 127 (beyond that anything), at least 2^-126. x = n + f with n whole: 2^f is a minimax polynomial (relative error 2e-9 before rounding),
    and n is added to its exponent. */
 INLINE vec exp2s(vec x) {
     const vec shift = all(12582912.0f); /* 1.5 * 2^23: adding it rounds to a whole number, which stands in the low bits */
@@ -79,5 +80,5 @@ INLINE vec exp2s(vec x) {
     p = p * f + all(2.40226479e-1f);
     p = p * f + all(6.93147203e-1f);
     p = p * f + all(1.0f);
-    return (vec)((ints)p + ((ints)t << 23));
+    return (vec)((bits)p + ((bits)t << 23));
 }
