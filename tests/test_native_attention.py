@@ -99,6 +99,14 @@ def test_scores_far_apart(kernel, visible):
     torch.testing.assert_close(found.double(), exact, rtol=1e-3, atol=1e-2)
 
 
+def test_a_gradient_that_is_laid_out_otherwise(kernel):
+    batch = rows(30, 9)
+    mixed, wish = problem(batch, 32)
+    turned = wish.T.contiguous().T
+    one, two = (attended(mixed, each, batch, Causal(), 2, kernel)[1] for each in (wish, turned))
+    assert torch.equal(one, two)
+
+
 def test_what_is_hidden_has_no_influence(kernel):
     """Not on a bit: neither forward nor backward."""
     batch = rows(70)
