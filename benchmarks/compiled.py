@@ -1,8 +1,8 @@
-"""What torch.compile would give a fit: SASRec's updates with its blocks compiled beside the plain ones, and what starting takes.
+"""What torch.compile gives a fit: SASRec's updates with its blocks compiled beside the plain ones, and what starting takes.
 
     python -m benchmarks.compiled --data-root FOLDER [--sets ml-100k amazon-beauty] [--rounds 2]
 
-The setting of benchmarks/rate.py. `module.compile(dynamic=True)` on each block, with an empty cache of compiled code, as on the
+The setting of benchmarks/rate.py. `lmrs fit --compile on` beside `--compile off`, with an empty cache of compiled code, as on the
 first run on a machine. The first eight updates are the start and are not in the rate; what is compiled later, for shapes that had
 not come before, is.
 """
@@ -23,7 +23,7 @@ WARM = 8
 def side(asked: dict, cache: str) -> dict:
     import os
     from contextlib import suppress
-    from dataclasses import dataclass, fields, replace
+    from dataclasses import dataclass, replace
 
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
 
@@ -32,7 +32,6 @@ def side(asked: dict, cache: str) -> dict:
     from benchmarks.peers.clock import Laps
     from lmrs.fit import Execution, fit
     from lmrs.hardware import keep_memory
-    from lmrs.models import Transformer
     from lmrs.objectives import NextItem
     from lmrs.progress import Reporter
     from lmrs.systems.sasrec import sasrec
@@ -58,19 +57,11 @@ def side(asked: dict, cache: str) -> dict:
             if len(laps.laps) == asked["steps"] + WARM:
                 raise Enough
 
-    class Compiled(Transformer):
-        def build(self, vocab):
-            network = super().build(vocab)
-            for block in network.blocks:
-                block.compile(dynamic=True)
-            return network
-
     system = sasrec(max_len=asked["max_len"], epochs=1000, every=1000, patience=None)
     system = replace(system, stages=(replace(system.stages[0], objective=Counting()),))
-    if asked["compiled"]:
-        system = replace(system, model=Compiled(**{each.name: getattr(system.model, each.name) for each in fields(system.model)}))
+    execution = Execution(device="cpu", compile="on" if asked["compiled"] else "off")
     with suppress(Enough):
-        fit(system, histories.split(Path(asked["data"])), execution=Execution(device="cpu"), reporter=Watch(quiet=True))
+        fit(system, histories.split(Path(asked["data"])), execution=execution, reporter=Watch(quiet=True))
     return laps.found() | {"start": sum(wall for _, wall, _ in laps.laps[:WARM])}
 
 

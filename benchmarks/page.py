@@ -42,7 +42,7 @@ GOALS = {
     "measures": "Goal: no slower than ranx.",
     "topk-": "Masking, top-10 and the rank of the truth from given scores, beside a dense mask and `topk`.",
     "checkpoint": "Goal: at most 2 % of wall time for a save every 200 updates.",
-    "compiled-": "Whether `lmrs fit` should compile: only if the second table's loss is made good by the first one's gain.",
+    "compiled-": "Compiling pays where the first table's gain makes good the second one's loss; a long `lmrs fit` probes it.",
     "prepare": "Goal: no slower than RePlay, 5x RecBole, memory at most twice the file.",
 }
 NOT_MEASURED = {  # by the name that the result would have

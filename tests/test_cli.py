@@ -108,6 +108,9 @@ def test_a_fit_finds_its_threads_and_says_so(
     assert json.loads(Path("run/run.json").read_text())["execution"]["threads"] == "auto"
     cost = fit(capsys, shop, "given", "sasrec", *TINY, "--threads", "2")["cost"]
     assert (cost["threads"], cost["probed"].get("threads")) == (2, None)
+    assert "compile off (not tried in so short a run)" in " ".join(told.split())
+    assert cost["compile"] == "untried"
+    assert fit(capsys, shop, "plain", "sasrec", *TINY, "--compile", "off")["cost"]["compile"] == "off"
 
 
 def test_the_cost_line_tells_what_was_chosen_and_what_else_was_tried() -> None:
@@ -123,6 +126,11 @@ def test_the_cost_line_tells_what_was_chosen_and_what_else_was_tried() -> None:
     probed = {"softmax": {"torch": 0.7412}}
     assert show.cost(Cost(softmax="native", probed=probed)).endswith("; 1 thread on cpu, softmax by native (torch: 0.74x)")
     assert show.cost(Cost(softmax="native")).endswith("; 1 thread on cpu, softmax by native")
+    assert show.cost(Cost(probed={"compile": {"on": 0.754}})).endswith("; 1 thread on cpu, compile off (on: 0.75x)")
+    assert show.cost(Cost(compile="on", probed={"compile": {"off": 0.8}})).endswith("; 1 thread on cpu, compile on (off: 0.80x)")
+    assert show.cost(Cost(compile="on")).endswith("; 1 thread on cpu, compile on")
+    assert show.cost(Cost(compile="untried")).endswith("; 1 thread on cpu, compile off (not tried in so short a run)")
+    assert show.cost(Cost(compile="unable")).endswith("; 1 thread on cpu, compile off (torch cannot compile here)")
 
 
 def test_evaluate_repeats_the_numbers(capsys: pytest.CaptureFixture[str], shop: Path) -> None:

@@ -108,9 +108,11 @@ class Cost:
     bytes_on_disk: of the saved recommender. targets: events (or tokens) the loss charged, counted again each epoch.
     threads: of computation. device: "cpu" or the accelerator's name. dtype: of the weights. precision: of the fit's products.
     softmax: what computed the fit's full softmax, "torch" or "native".
-    probed: what was measured at the start to choose "threads", "precision" and "softmax": the rate of each way not taken, as a
-    multiple of that of the way taken - of updates for threads ({"2": 0.86}), of products for the precision ({"bf16-loss": 1.2}),
-    of the loss for the softmax ({"torch": 0.7}).
+    compile: whether the fit's blocks went through torch.compile, "on" or "off"; "untried" is off because the run was too short to
+    try, "unable" because torch could not.
+    probed: what was measured at the start to choose "threads", "precision", "softmax" and "compile": the rate of each way not
+    taken, as a multiple of that of the way taken - of updates for threads ({"2": 0.86}), of products for the precision
+    ({"bf16-loss": 1.2}), of the loss for the softmax ({"torch": 0.7}), of a block for compiling ({"on": 0.75}).
     device_memory_bytes: peak on the accelerator, None without one. probes: named measurements of this machine (JSON
     numbers) that let seconds from two machines be read side by side.
     """
@@ -126,6 +128,7 @@ class Cost:
     dtype: str = "float32"
     precision: str = "fp32"
     softmax: str = "torch"
+    compile: str = "off"
     probed: dict[str, dict[str, float]] = field(default_factory=dict)
     device_memory_bytes: int | None = None
     probes: dict[str, float] = field(default_factory=dict)

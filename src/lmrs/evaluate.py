@@ -313,6 +313,7 @@ def cost_of(source: Recommender | Fitted) -> Cost:
         threads=source.threads,
         precision=source.precision,
         softmax=source.softmax,
+        compile=source.compile,
         probed=source.probed,
         device=Recommender.of(source).device,
     )

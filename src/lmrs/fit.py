@@ -24,7 +24,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from lmrs import __version__, native, taxonomy, tuning
+from lmrs import __version__, compiling, native, taxonomy, tuning
 from lmrs.batch import Batch
 from lmrs.distributed import Group
 from lmrs.errors import ContractError, DataError, DivergedError
@@ -56,7 +56,7 @@ class Fitted:
     vocab: with training counts. log: the lines of metrics.jsonl. moved: for each stage, what taxonomy.check counted.
     steps, targets: updates made and predictions charged. parameters: total number. trained: declared tuned in any stage.
     seconds, cpu_seconds: of this process, resumed parts included. seed: of everything that was drawn. precision, threads,
-    softmax: those it was computed with. probed: what was measured to choose them, as in cards.Cost.
+    softmax, compile: those it was computed with. probed: what was measured to choose them, as in cards.Cost.
     """
 
     system: System
@@ -76,11 +76,13 @@ class Fitted:
     precision: str = "fp32"
     threads: int = field(default_factory=torch.get_num_threads)
     softmax: str = "torch"
+    compile: str = "off"
     probed: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 PRECISIONS = ("fp32", "bf16-loss", "bf16", "auto")
 SOFTMAXES = ("auto", "torch", "native")
+COMPILES = ("auto", "on", "off")
 LARGE = 4096  # items from which on the full softmax is most of a step
 
 
@@ -97,7 +99,10 @@ class Execution:
     two differ by rounding.
     threads: of the processor while it fits. None: as torch is set; "auto": what OMP_NUM_THREADS says, else as many as pay, by a
     probe with some examples of the first epoch (hardware.fewest_threads; about half a second, and nothing drawn depends on it).
-    A run that goes on keeps the precision, the softmax and the threads it began with where they are "auto".
+    compile: whether the blocks of transformers go through torch.compile in training. "on" (from the first update), "off"; "auto":
+    after the first update, where a probe of one block finds that the run gains more than starting takes. A short run does not
+    try, and the probe's figure is kept for a machine and a kind of block (compiling.choose).
+    A run that goes on keeps the precision, the softmax, the threads and the compiling it began with where they are "auto".
     """
 
     device: str = "auto"
@@ -106,6 +111,7 @@ class Execution:
     precision: str = "fp32"
     threads: int | str | None = None
     softmax: str = "auto"
+    compile: str = "auto"
 
     def resolved(self) -> torch.device:
         """The device. Raises ContractError for one that is unknown or not there, or for threads that are no number."""
@@ -174,6 +180,7 @@ class _Run:
         self.vocab = replace(split.dataset.vocab, counts=split.train.counts(), catalogue=split.dataset.items)
         self.best: dict[str, Tensor] = {}
         self.probed: dict[str, dict[str, float]] = {}
+        self.ways: list[tuple[compiling.Block, compiling.Way]] = []  # compiled, of the stage's blocks
         self.stop = Stop()
         if execution.threads is not None:
             use_threads(None if isinstance(execution.threads, str) else execution.threads)
@@ -222,6 +229,7 @@ class _Run:
             self.reporter.say("products of the full softmax in bf16, which is faster here (--precision fp32 keeps them in fp32)")
         kernel = self._kernel()
         scorer = self._build(0)
+        self._compile(scorer)
         if isinstance(scorer, ControlScorer):
             return self._estimate(scorer)
         assert isinstance(scorer, Network)
@@ -261,6 +269,7 @@ class _Run:
             precision=self.precision,
             threads=torch.get_num_threads(),
             softmax=self.progress.softmax,
+            compile=self.progress.compile,
             probed=self.progress.probed,
         )
 
@@ -359,6 +368,7 @@ class _Run:
         per_epoch = math.ceil(len(first) / budget.batch_size)
         schedule = filled(budget.schedule, per_epoch * budget.epochs)
         asks = _can_ask(stage, self.vocab)
+        self.ways = self._compiled(network) if progress.compile == "on" else []
         while progress.epoch < budget.epochs:
             rows = self._rows(stage, number, progress.epoch)
             order = torch.randperm(len(rows), generator=generator(self.seed, "order", number, progress.epoch)).numpy()
@@ -368,7 +378,10 @@ class _Run:
                 which = order[progress.step * budget.batch_size : (progress.step + 1) * budget.batch_size]
                 for param_group in optimizer.param_groups:
                     param_group["lr"] = budget.lr * schedule.factor(progress.stage_steps)
-                self._step(stage, number, modules, optimizer, rows.take(which))
+                if progress.compile:
+                    self._step(stage, number, modules, optimizer, rows.take(which))
+                else:
+                    self._first_step(stage, number, modules, optimizer, rows.take(which), of=len(rows))
                 if self._stopping():
                     self._save(modules, optimizer)
                     raise self._interrupted()
@@ -414,6 +427,61 @@ class _Run:
             if tried:
                 self.progress.probed["threads"] = {str(each): rate for each, rate in tried.items()}
         self.progress.threads = chosen
+
+    def _compile(self, scorer: Any) -> None:
+        """Whether the blocks of the scorer are compiled, as far as that is known before the first update."""
+        asked, progress = self.execution.compile, self.progress
+        if asked not in COMPILES:
+            raise ContractError(needed=f"compile among {', '.join(COMPILES)}", came=repr(asked))
+        if asked != "auto":
+            progress.compile = asked
+            progress.probed.pop("compile", None)
+        if not compiling.blocks(scorer):
+            progress.compile = "off"
+            if asked == "on":
+                self.reporter.say("nothing is compiled: this system has no blocks of ours")
+
+    def _compiled(self, network: Network) -> list[tuple[compiling.Block, compiling.Way]]:
+        return [(each, compiling.compiled(each)) for each in compiling.blocks(network)]
+
+    def _first_step(
+        self, stage: Stage, number: int, modules: nn.ModuleDict, optimizer: torch.optim.Optimizer, rows: Examples, *, of: int
+    ) -> None:
+        """An update by which it is settled whether the blocks are compiled from the next one on. Process 0 decides for all.
+
+        of: examples of an epoch.
+        """
+        network = _network(modules)
+        with compiling.Watch(network) as watch:
+            begin = time.perf_counter()
+            self._step(stage, number, modules, optimizer, rows)
+            took = time.perf_counter() - begin
+        found, tried = "off", dict[str, float]()
+        if self.group.is_main:
+            with self._autocast():
+                updates = self._least_updates(number, of)
+                found, tried = compiling.choose(watch.seen, update=took, updates=updates, say=self.reporter.say)
+        on = self.group.any(found == "on")
+        self.progress.compile = "on" if on else found
+        if tried:
+            self.progress.probed["compile"] = tried
+        if on:
+            self.ways = self._compiled(network)
+
+    def _least_updates(self, number: int, rows: int) -> int:
+        """How many updates come at the least, from a stage on: each stops as early as it may, on as many rows as this one."""
+        total = 0
+        for stage in self.system.stages[number:]:
+            assert isinstance(stage, Stage)
+            if isinstance(stage.tuning, tuning.Nothing):
+                continue
+            budget = stage.budget
+            epochs = budget.epochs if budget.patience is None else min(budget.epochs, budget.every * (budget.patience + 1))
+            total += epochs * math.ceil(rows / budget.batch_size)
+        return total
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def _end_stage(self, number: int, modules: nn.ModuleDict, tuned: list[str]) -> None:
         """Prove what moved; then on to the next stage, or the last checkpoint."""
@@ -463,15 +531,13 @@ class _Run:
         sums = dict.fromkeys(counts, 0.0)
         for at, part in enumerate(self._pieces(whole)):
             rng = _on(self.device, self.seed, "dropout", *place, self.group.rank, at)
-            with (
-                torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
-                rounded_products(self.precision != "fp32"),
-            ):
-                charged = objective.charge(_network(modules), _head(modules), part.to(self.device), self.vocab, rng)
-            shares = [(objective.weights[name] / max(1, counts[name])) * value for name, value in charged.items()]
-            loss = torch.stack(shares).sum() if len(shares) > 1 else shares[0]
-            if loss.requires_grad:
-                loss.backward()
+            with compiling.put_on(self.ways):
+                with self._autocast(), rounded_products(self.precision != "fp32"):
+                    charged = objective.charge(_network(modules), _head(modules), part.to(self.device), self.vocab, rng)
+                shares = [(objective.weights[name] / max(1, counts[name])) * value for name, value in charged.items()]
+                loss = torch.stack(shares).sum() if len(shares) > 1 else shares[0]
+                if loss.requires_grad:
+                    loss.backward()
             for name, value in charged.items():
                 sums[name] += float(value.detach())
         return sums, counts

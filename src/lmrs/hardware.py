@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,14 @@ def _quota() -> int:
     limit = Path("/sys/fs/cgroup/cpu.max")
     quota, _, period = (limit.read_text() if limit.is_file() else "max").strip().partition(" ")
     return 1 << 20 if quota == "max" else max(1, int(quota) // int(period))
+
+
+def processor() -> str:
+    """Its name and what it can do, as far as the system tells: what a compiler tunes for."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    kept = [line for line in lines if line.startswith(("model name", "flags", "Features"))]
+    return "\n".join(kept[:2]) or platform.processor()
 
 
 def said_threads() -> int | None:

@@ -37,6 +37,13 @@ from lmrs.cli import options
     show_default=True,
     help="What computes the full softmax on a processor: native is a C kernel; auto takes it where it can be made and is faster.",
 )
+@click.option(
+    "--compile",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="Blocks of transformers through torch.compile; auto does where a long run gains more than starting takes, by a probe.",
+)
 @click.option("--micro-batch", type=click.IntRange(min=1), help="Rows of a forward pass, if a whole batch does not fit.")
 @click.option("--checkpoint-every", type=click.IntRange(min=1), default=500, show_default=True, help="Steps between checkpoints.")
 @options.quiet
@@ -52,6 +59,7 @@ def fit(
     threads: int | None,
     precision: str,
     softmax: str,
+    compile: str,
     micro_batch: int | None,
     checkpoint_every: int,
     quiet: bool,
@@ -81,6 +89,7 @@ def fit(
         checkpoint_every=checkpoint_every,
         precision=precision,
         softmax=softmax,
+        compile=compile,
         threads="auto" if threads is None else threads,
     )
     main = int(os.environ.get("RANK", "0")) == 0  # of processes that torchrun started together, one talks

@@ -55,6 +55,9 @@ def protocol(card: Protocol, measures: Iterable[str] = ()) -> str:
     return f"{asked}, {ranked}, ties of time in {card.time_ties}"
 
 
+COMPILES = {"untried": "off (not tried in so short a run)", "unable": "off (torch cannot compile here)"}
+
+
 def cost(card: Cost) -> str:
     """One line: what it took."""
     parts = []
@@ -73,7 +76,9 @@ def cost(card: Cost) -> str:
     precision = f", {card.precision}{products}" if products or card.precision != "fp32" else ""
     tried = _tried(card.probed.get("softmax", {}).items())
     softmax = f", softmax by {card.softmax}{tried}" if tried or card.softmax != "torch" else ""
-    return f"{', '.join(parts)}; {threads} on {card.device}{precision}{softmax}"
+    tried = _tried(card.probed.get("compile", {}).items())
+    compiled = f", compile {COMPILES.get(card.compile, card.compile)}{tried}" if tried or card.compile != "off" else ""
+    return f"{', '.join(parts)}; {threads} on {card.device}{precision}{softmax}{compiled}"
 
 
 def _threads(number: int) -> str:

@@ -84,6 +84,8 @@ def look(
 class PlainModule(nn.Module):
     """order: "post", "pre" or "query", where the norms stand. act: of the feed-forward."""
 
+    look = staticmethod(look)
+
     def __init__(self, dim: int, heads: int, p: float, attention_p: float, *, hidden: int, order: str, act) -> None:
         super().__init__()
         self.heads, self.p, self.attention_p, self.order, self.act = heads, p, attention_p, order, act
@@ -98,7 +100,7 @@ class PlainModule(nn.Module):
         self, asks: Tensor, seen: Tensor, batch: Batch, visible: Visibility, rng: torch.Generator | None, at: Tensor | None
     ) -> Tensor:
         """[M, D]: queries from `asks` [M, D], keys and values from `seen` [N, D]."""
-        return self.out(look(self.mix, asks, seen, batch, visible, rng, at, heads=self.heads, p=self.attention_p))
+        return self.out(self.look(self.mix, asks, seen, batch, visible, rng, at, heads=self.heads, p=self.attention_p))
 
     def forward(
         self, x: Tensor, batch: Batch, visible: Visibility, rng: torch.Generator | None, at: Tensor | None = None
@@ -133,7 +135,7 @@ class Gated:
 
 
 class GatedModule(nn.Module):
-    order, act = "gated", staticmethod(F.silu)
+    order, act, look = "gated", staticmethod(F.silu), staticmethod(look)
 
     def __init__(self, dim: int, heads: int, p: float, attention_p: float, hidden: int) -> None:
         super().__init__()
@@ -152,7 +154,7 @@ class GatedModule(nn.Module):
     ) -> Tensor:
         seen = self.norm_attention(x)
         query = seen if at is None else pick(seen, at)
-        seen = self.out(look(self.mix, query, seen, batch, visible, rng, at, heads=self.heads, p=self.attention_p))
+        seen = self.out(self.look(self.mix, query, seen, batch, visible, rng, at, heads=self.heads, p=self.attention_p))
         x = x if at is None else pick(x, at)
         x = x + dropout(seen, self.p, rng) * torch.sigmoid(self.gate_attention(x))
         left, right = self.up(self.norm_feed(x)).chunk(2, 1)

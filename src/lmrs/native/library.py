@@ -17,6 +17,7 @@ import torch
 from lmrs.cache import cache_folder
 from lmrs.errors import StorageError
 from lmrs.files import write_atomic
+from lmrs.hardware import processor
 from lmrs.native.kernel import Kernel
 
 _NAMES = ("catalogue_scores.c", "attention.c", "last_states.c", "attention.h", "registers.h")
@@ -70,7 +71,7 @@ def compiler_found() -> str | None:
 def _built(compiler: str) -> Path:
     """The library in the cache, by the hash of all that it depends on."""
     version = subprocess.run([compiler, "--version"], capture_output=True, timeout=60, check=True).stdout
-    told = "\n".join((compiler, platform.platform(), _processor())).encode()
+    told = "\n".join((compiler, platform.platform(), processor())).encode()
     name = sha256(b"".join(source.read_bytes() for source in SOURCES) + version + told).hexdigest()[:32]
     folder = cache_folder() / "native"
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,11 +87,3 @@ def _built(compiler: str) -> Path:
             if done.returncode == 0:
                 return write_atomic(path, made.read_bytes())
     raise OSError(done.stderr.decode(errors="replace")[-500:])
-
-
-def _processor() -> str:
-    """What a compiler tunes for; a cache may be shared between machines."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    kept = [line for line in lines if line.startswith(("model name", "flags", "Features"))]
-    return "\n".join(kept[:2]) or platform.processor()
