@@ -156,7 +156,7 @@ def test_few_blocks_are_held_where_a_catalogue_is_large(kernel, monkeypatch):
 
 
 class Refusing(native.Kernel):
-    def softmax(self, *given):
+    def softmax(self, *given, **named):
         raise AssertionError("asked")
 
 

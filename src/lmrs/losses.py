@@ -118,9 +118,10 @@ class _FullSoftmax(torch.autograd.Function):
         if offset is not None:
             own += offset[target]
         most = largest(scaled, table, offset)
-        kernel = None if half else chosen_kernel("softmax")
-        if kernel is not None and math.isfinite(most) and kernel.serves(states, table):
-            found = kernel.softmax(states, scaled, table, offset, own, needs)
+        kernel = chosen_kernel("softmax")
+        serves = kernel is not None and (kernel.rounds or not half) and kernel.serves(states, table)
+        if kernel is not None and serves and math.isfinite(most):
+            found = kernel.softmax(states, scaled, table, offset, own, needs, rounded=half)
         else:
             found = _charged(states, scaled, table, offset, needs, block=block, half=half, small=most < 60)
         cost = own * (smoothing - 1)

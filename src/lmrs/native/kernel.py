@@ -89,30 +89,40 @@ class Layers(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """The loaded library. path: where it is. lanes: numbers of a register. rows, panel: rows and items at a time."""
+    """The loaded library. path: where it is. lanes: numbers of a register. rows, panel: rows and items at a time. rounds: it
+    has products of numbers rounded to bf16."""
 
     path: Path
     library: Any
     lanes: int
     rows: int
     panel: int
+    rounds: bool = False
 
     def serves(self, states: Tensor, table: Tensor) -> bool:
         """Whether states [M, D] and table [V, D] are of a kind that it knows: fp32 on a processor."""
         return all(each.dtype == torch.float32 and each.device.type == "cpu" for each in (states, table))
 
     def softmax(
-        self, states: Tensor, scaled: Tensor, table: Tensor, offset: Tensor | None, own: Tensor, needs: tuple[bool, bool, bool]
+        self,
+        states: Tensor,
+        scaled: Tensor,
+        table: Tensor,
+        offset: Tensor | None,
+        own: Tensor,
+        needs: tuple[bool, bool, bool],
+        *,
+        rounded: bool = False,
     ) -> Charged:
         """log sum_i 2^(scaled . table[i] + offset[i]) of each row; its gradients by states, table and bias where `needs` says.
 
         states: float32[M, D]; scaled: the same times log2(e). table: [V, D]. offset: [V], the bias times log2(e), or None.
         own: [M], the score of some item in base 2, best the target's. Everything is finite (the caller sees to that).
-        Blocks of rows go to torch's number of threads.
+        Blocks of rows go to torch's number of threads. rounded: the factors of each product to bf16, where the kernel `rounds`.
         """
         if missing := -states.shape[1] % self.lanes:  # zeros add nothing
             wide = [F.pad(each, (0, missing)) for each in (states, scaled, table)]
-            found = self.softmax(wide[0], wide[1], wide[2], offset, own, needs)
+            found = self.softmax(wide[0], wide[1], wide[2], offset, own, needs, rounded=rounded)
             thin = [None if each is None else each[:, :-missing].contiguous() for each in (found.states, found.table)]
             return Charged(found.log_mass, thin[0], thin[1], found.bias)
         count, width, items = len(states), states.shape[1], len(table)
@@ -126,20 +136,23 @@ class Kernel:
         blocks = range(0, count, self.rows)
         threads = torch.get_num_threads()
         group = max(1, min(threads, len(blocks), _HELD // (4 * items * self.rows)))
-        held = torch.empty(group, items * self.rows)
+        held = torch.empty(group, items * self.rows, dtype=torch.bfloat16 if rounded else torch.float32)
+        read = table.bfloat16() if rounded else table
+        row_by_row = self.library.lmrs_rows_rounded if rounded else self.library.lmrs_rows
+        item_by_item = self.library.lmrs_items_rounded if rounded else self.library.lmrs_items
         inverse = torch.empty(group, self.rows)
-        work = torch.empty(threads, 3 * self.rows * width)
+        work = torch.empty(threads, 3 * self.rows * width + (self.panel * (self.rows + width) if rounded else 0))
 
         def score(slot: int, begin: int) -> None:
-            self.library.lmrs_rows(
-                _at(scaled, begin * width), _at(own, begin), min(self.rows, count - begin), _at(table), _at(offset), items, width,
+            row_by_row(
+                _at(scaled, begin * width), _at(own, begin), min(self.rows, count - begin), _at(read), _at(offset), items, width,
                 _at(found.log_mass, begin), _at(inverse[slot]), _at(held[slot]), _at(found.states, begin * width),
                 _at(work[slot]),
             )  # fmt: skip
 
         def share(slot: int, first: int, last: int, begins: range) -> None:
             for place, begin in enumerate(begins):
-                self.library.lmrs_items(
+                item_by_item(
                     _at(states, begin * width), min(self.rows, count - begin), _at(inverse[place]), _at(held[place]), first, last,
                     width, _at(found.table), _at(found.bias), _at(work[slot]),
                 )  # fmt: skip

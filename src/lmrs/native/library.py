@@ -20,7 +20,7 @@ from lmrs.files import write_atomic
 from lmrs.hardware import processor
 from lmrs.native.kernel import Kernel
 
-_NAMES = ("catalogue_scores.c", "attention.c", "last_states.c", "attention.h", "registers.h")
+_NAMES = ("catalogue_scores.c", "rounded_scores.c", "attention.c", "last_states.c", "attention.h", "registers.h")
 SOURCES = tuple(Path(__file__).with_name(name) for name in _NAMES)
 _FLAGS = (("-march=native",), ("-mcpu=native",), ())  # the first that a compiler takes
 
@@ -44,6 +44,9 @@ def load() -> Kernel | str:
         place, number, place, place, long, number, place, place, place, number, place, place, place, place, place,
     )  # fmt: skip
     library.lmrs_items.argtypes = (place, number, place, place, long, long, number, place, place, place)
+    for plain, rounded in ((library.lmrs_rows, library.lmrs_rows_rounded), (library.lmrs_items, library.lmrs_items_rounded)):
+        rounded.argtypes, rounded.restype = plain.argtypes, None
+    library.lmrs_rounds.restype = number
     for function in (library.lmrs_shape, library.lmrs_rows, library.lmrs_items, library.lmrs_line, library.lmrs_rank):
         function.restype = None
     library.lmrs_last_work.argtypes, library.lmrs_last_work.restype = (long, number, number, number), long
@@ -60,7 +63,8 @@ def load() -> Kernel | str:
     library.lmrs_attend_back.restype = None
     shape = torch.zeros(3, dtype=torch.int32)
     library.lmrs_shape(shape.data_ptr())
-    return Kernel(path, library, *shape.tolist())
+    lanes, rows, panel = shape.tolist()
+    return Kernel(path, library, lanes, rows, panel, bool(library.lmrs_rounds()))
 
 
 def compiler_found() -> str | None:
