@@ -81,7 +81,7 @@ def lmrs(asked: dict) -> dict:
     stage = system.stages[0]
     system = replace(system, stages=(replace(stage, objective=Counting(stage.objective.loss)),))
     with suppress(Enough):
-        execution = Execution(device="cpu", precision=asked["precision"], softmax=asked["softmax"], compile="off")
+        execution = Execution(device="cpu", precision=asked["precision"], kernels=asked["softmax"], compile="off")
         fit(system, histories.split(Path(asked["data"])), execution=execution, reporter=Watch(quiet=True))
     return laps.found() | {"gemm_gflops": gemm()}
 

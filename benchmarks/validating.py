@@ -52,7 +52,7 @@ def lmrs(asked: dict) -> dict:
 
     module._Run._end_epoch, module._Run._validate = timed_end, timed_validation
     system = sasrec(max_len=asked["max_len"], epochs=2, every=1, patience=None)
-    module.fit(system, split, execution=module.Execution(device="cpu", softmax=asked["softmax"]))
+    module.fit(system, split, execution=module.Execution(device="cpu", kernels=asked["softmax"]))
     found = {name: [value for kind, value in marks if kind == name] for name, _ in marks}
     epoch, validation = found["epoch ends"][1] - found["epoch begins"][0], found["validation"][1]
     rest = {

@@ -124,8 +124,11 @@ def test_the_cost_line_tells_what_was_chosen_and_what_else_was_tried() -> None:
         "; 2 threads (1 thread: 0.40x) on cpu, fp32 (products in bf16-loss: 1.20x)"
     )
     probed = {"softmax": {"torch": 0.7412}}
-    assert show.cost(Cost(softmax="native", probed=probed)).endswith("; 1 thread on cpu, softmax by native (torch: 0.74x)")
-    assert show.cost(Cost(softmax="native")).endswith("; 1 thread on cpu, softmax by native")
+    assert show.cost(Cost(kernels=["softmax"], probed=probed)).endswith("; 1 thread on cpu, softmax by native (torch: 0.74x)")
+    assert show.cost(Cost(kernels=["softmax"])).endswith("; 1 thread on cpu, softmax by native")
+    slow = {"attention": {"native": 1.041}}
+    told = "; 1 thread on cpu, softmax by native (torch: 0.74x), attention by torch (native: 1.04x), ranking by native"
+    assert show.cost(Cost(kernels=["softmax", "ranking"], probed=probed | slow)).endswith(told)
     assert show.cost(Cost(probed={"compile": {"on": 0.754}})).endswith("; 1 thread on cpu, compile off (on: 0.75x)")
     assert show.cost(Cost(compile="on", probed={"compile": {"off": 0.8}})).endswith("; 1 thread on cpu, compile on (off: 0.80x)")
     assert show.cost(Cost(compile="on")).endswith("; 1 thread on cpu, compile on")

@@ -28,7 +28,7 @@ SPLIT = tiny()
 
 
 def run(compile: str = "auto", named: str = "sasrec", **keywords):
-    execution = Execution(device="cpu", softmax="torch", compile=compile, checkpoint_every=2, **keywords.pop("execution", {}))
+    execution = Execution(device="cpu", kernels="torch", compile=compile, checkpoint_every=2, **keywords.pop("execution", {}))
     return fit(system(named), SPLIT, seed=3, execution=execution, **keywords)
 
 
@@ -185,7 +185,7 @@ def test_a_run_keeps_what_it_began_with(tmp_path, monkeypatch, calls, own_notes,
     rates = {"on": 2.0, "off": 0.5}
     monkeypatch.setattr(compiling, "LONG", 0.0)
     monkeypatch.setattr(compiling, "measured", lambda seen: Gain(rates[began], 0.0))
-    interrupted(SPLIT, tmp_path, at=5, execution=Execution(device="cpu", softmax="torch", checkpoint_every=2))
+    interrupted(SPLIT, tmp_path, at=5, execution=Execution(device="cpu", kernels="torch", checkpoint_every=2))
     monkeypatch.setattr(compiling, "measured", lambda seen: pytest.fail("measured again"))
     calls.clear()
     again = run("auto", out=tmp_path, resume=True)

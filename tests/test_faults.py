@@ -409,11 +409,11 @@ def test_auto_precision_rounds_where_it_pays(split, monkeypatch, items, gain, lo
     monkeypatch.setattr(fitting, "LARGE", items)
     monkeypatch.setattr(fitting, "bf16_gain", lambda n: gain)
     system = sasrec(**{**SMALL, "epochs": 1}, loss=loss)
-    fitted = fit(system, split, execution=Execution(device="cpu", precision="auto", softmax="torch"))
+    fitted = fit(system, split, execution=Execution(device="cpu", precision="auto", kernels="torch"))
     assert fitted.precision == chosen
     told = {"fp32": 1 / gain} if chosen == "bf16-loss" else {"bf16-loss": gain}
     assert fitted.probed == ({"precision": told} if items == 0 and loss == "softmax" else {})
-    assert digest(fitted) == digest(fit(system, split, execution=Execution(device="cpu", precision=chosen, softmax="torch")))
+    assert digest(fitted) == digest(fit(system, split, execution=Execution(device="cpu", precision=chosen, kernels="torch")))
 
 
 def test_rounding_must_beat_a_softmax_that_is_fast_without(split, monkeypatch):
@@ -422,15 +422,27 @@ def test_rounding_must_beat_a_softmax_that_is_fast_without(split, monkeypatch):
     monkeypatch.setattr(native, "load", lambda: native.Kernel(Path("none"), None, 16, 48, 48))
     for gain, chosen in ((1.1, "bf16-loss"), (1.3, "fp32"), (0.5, "bf16-loss")):
         monkeypatch.setattr(fitting, "softmax_gain", lambda kernel, gain=gain: gain)
-        monkeypatch.setattr(fitting._Run, "_kernel", lambda self: None)
+        monkeypatch.setattr(fitting._Run, "_kernels", lambda self, scorer: (None, ()))
         fitted = fit(sasrec(**{**SMALL, "epochs": 1}), split, execution=Execution(device="cpu", precision="auto"))
         assert fitted.precision == chosen
+
+
+@pytest.mark.parametrize(("gain", "chosen"), [(1.6, "bf16-loss"), (1.4, "fp32")])
+def test_rounding_by_a_kernel_must_beat_the_faster_way_without(split, monkeypatch, gain, chosen):
+    monkeypatch.setattr(fitting, "LARGE", 0)
+    monkeypatch.setattr(fitting, "bf16_gain", lambda n: 0.1)
+    monkeypatch.setattr(native, "load", lambda: native.Kernel(Path("none"), None, 16, 48, 48, rounds=True))
+    monkeypatch.setattr(fitting, "rounding_gain", lambda kernel: gain)
+    monkeypatch.setattr(fitting._Run, "_kernels", lambda self, scorer: (None, ()))
+    fitted = fit(sasrec(**{**SMALL, "epochs": 1}), split, execution=Execution(device="cpu", precision="auto"))
+    assert fitted.precision == chosen
+    assert fitted.probed["precision"] == ({"fp32": 1 / gain} if chosen == "bf16-loss" else {"bf16-loss": gain})
 
 
 def test_a_run_keeps_the_precision_it_began_with(split, tmp_path, monkeypatch):
     monkeypatch.setattr(fitting, "LARGE", 0)
     monkeypatch.setattr(fitting, "bf16_gain", lambda n: 2.0)
-    execution = Execution(device="cpu", precision="auto", softmax="torch", checkpoint_every=2)
+    execution = Execution(device="cpu", precision="auto", kernels="torch", checkpoint_every=2)
     whole = run("sasrec", split, execution=execution)
     interrupted(split, tmp_path, at=5, execution=execution)
     monkeypatch.setattr(fitting, "bf16_gain", lambda n: 1.0)

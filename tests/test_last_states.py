@@ -207,7 +207,7 @@ SMALL = {"dim": 32, "heads": 2, "epochs": 2, "batch_size": 16, "every": 1}
 @pytest.mark.parametrize("made", [sasrec, bert4rec], ids=lambda made: made.__name__)
 def test_judging_by_it(kernel, made, monkeypatch):
     """The same ranks, and torch's forward is asked only where the task is not the kernel's."""
-    fitted = fit(made(**SMALL, max_len=20), SPLIT, seed=3, execution=Execution(device="cpu", softmax="torch"))
+    fitted = fit(made(**SMALL, max_len=20), SPLIT, seed=3, execution=Execution(device="cpu", kernels="torch"))
     asked: list[int] = []
     plain = TransformerNetwork.forward
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fit_runs import digest, fitting, system, tiny
+from fit_runs import digest, system, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_faults import interrupted, listening
@@ -27,6 +27,7 @@ from lmrs.judge import judge
 from lmrs.losses import FullSoftmax, Output, rounded_products, softmax_gain
 from lmrs.measures import Sampling
 from lmrs.native import library
+from lmrs.systems import gru4rec
 from lmrs.tasks import ranking
 from lmrs.views import Rows
 
@@ -283,7 +284,7 @@ def test_questions_that_it_does_not_serve(kernel):
 
 @pytest.fixture(scope="module")
 def trained():
-    return fit(system("sasrec"), SPLIT, seed=3, execution=Execution(device="cpu", softmax="torch"))
+    return fit(system("sasrec"), SPLIT, seed=3, execution=Execution(device="cpu", kernels="torch"))
 
 
 def judged(trained, kernel, queries=None, **keywords):
@@ -398,19 +399,35 @@ def test_it_is_made_once_and_by_flags_that_the_compiler_takes(monkeypatch, tmp_p
 # -- the choice of a fit -----------------------------------------------------------------------------------------------
 
 
-def run(softmax: str, named: str = "sasrec", **keywords):
-    execution = Execution(device="cpu", checkpoint_every=2, softmax=softmax, precision=keywords.pop("precision", "fp32"))
-    return fit(system(named), SPLIT, seed=3, execution=execution, **keywords)
+ALL = native.TASKS
+
+
+def run(kernels: str, named: str = "sasrec", **keywords):
+    execution = Execution(device="cpu", checkpoint_every=2, kernels=kernels, precision=keywords.pop("precision", "fp32"))
+    asked = gru4rec(epochs=1) if named == "gru4rec" else system(named)
+    return fit(asked, SPLIT, seed=3, execution=execution, **keywords)
+
+
+def said(monkeypatch, **gains: float) -> None:
+    """What the probes find; 2 for a task that is not named."""
+    monkeypatch.setattr(kernels, "GAINS", {task: lambda kernel, task=task: gains.get(task, 2.0) for task in ALL})
 
 
 @needs_a_compiler
-@pytest.mark.parametrize(("gain", "chosen"), [(1.25, "native"), (1.05, "torch")])
-def test_auto_takes_what_is_faster(monkeypatch, gain, chosen):
-    monkeypatch.setattr(fitting, "softmax_gain", lambda kernel: gain)
-    found, told = run("auto"), run(chosen)
-    assert (found.softmax, told.softmax, told.probed) == (chosen, chosen, {})
-    assert found.probed == {"softmax": {"torch": 0.8} if chosen == "native" else {"native": 1.05}}
-    assert digest(found) == digest(told)
+def test_auto_takes_what_is_faster(monkeypatch):
+    said(monkeypatch, softmax=1.25, attention=1.05, ranking=4.0)
+    found, torchs = run("auto"), run("torch")
+    assert found.kernels == ("softmax", "ranking")
+    assert found.probed == {"softmax": {"torch": 0.8}, "attention": {"native": 1.05}, "ranking": {"torch": 0.25}}
+    assert (torchs.kernels, torchs.probed) == ((), {})
+    assert digest(found) != digest(torchs)
+    said(monkeypatch, softmax=1.05, attention=1.0, ranking=0.5)
+    assert run("auto").kernels == ()
+    assert digest(run("auto")) == digest(torchs)
+    said(monkeypatch)
+    assert run("auto").kernels == run("native").kernels == ALL
+    assert run("native").probed == {}
+    assert digest(run("auto")) == digest(run("native"))
 
 
 @needs_a_compiler
@@ -422,38 +439,62 @@ def test_the_two_differ_by_rounding():
 
 
 @needs_a_compiler
-@pytest.mark.parametrize(("named", "precision"), [("sasrec-gbce", "fp32"), ("sasrec", "bf16-loss")])
-def test_a_fit_that_has_no_use_for_it_does_not_say_so(named, precision):
-    assert run("auto", named, precision=precision).softmax == "torch"
+@pytest.mark.parametrize(
+    ("named", "precision", "rounds", "tasks"),
+    [
+        ("sasrec", "fp32", False, ALL),
+        ("sasrec-gbce", "fp32", True, ("attention", "ranking")),
+        ("sasrec", "bf16-loss", True, ALL),
+        ("sasrec", "bf16-loss", False, ("attention", "ranking")),
+        ("sasrec", "bf16", True, ("ranking",)),
+        ("gru4rec", "fp32", True, ("softmax", "ranking")),
+    ],
+)
+def test_a_fit_asks_for_what_it_has_a_use_for(kernel, monkeypatch, named, precision, rounds, tasks):
+    if rounds and not kernel.rounds:
+        pytest.skip("no products of bf16 numbers here")
+    monkeypatch.setattr(native, "load", lambda: replace(kernel, rounds=rounds))
+    found = run("native", named, precision=precision)
+    assert found.kernels == tasks
 
 
 @needs_a_compiler
-@pytest.mark.parametrize("began", ["native", "torch"])
+def test_rounded_products_are_probed_beside_rounded_products(kernel, monkeypatch):
+    monkeypatch.setattr(native, "load", lambda: replace(kernel, rounds=True))
+    said(monkeypatch)
+    monkeypatch.setattr(kernels, "softmax_gain", lambda kernel, *, rounded: 1.02 if rounded else 9.0)
+    found = run("auto", precision="bf16-loss")
+    assert found.kernels == ("attention", "ranking")
+    assert found.probed["softmax"] == {"native": 1.02}
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("began", [ALL, ("attention",), ()])
 def test_a_run_keeps_what_it_began_with(tmp_path, monkeypatch, began):
-    gains = {"native": 2.0, "torch": 0.5}
-    monkeypatch.setattr(fitting, "softmax_gain", lambda kernel: gains[began])
+    said(monkeypatch, **{task: 2.0 if task in began else 0.5 for task in ALL})
     execution = Execution(device="cpu", checkpoint_every=2)
     interrupted(SPLIT, tmp_path, at=5, execution=execution)
-    monkeypatch.setattr(fitting, "softmax_gain", lambda kernel: 1 / gains[began])
+    whole = run("auto")
+    said(monkeypatch, **{task: 0.5 if task in began else 2.0 for task in ALL})
     again = run("auto", out=tmp_path, resume=True)
-    assert again.softmax == began
-    assert digest(again) == digest(run(began))
+    assert again.kernels == began
+    assert digest(again) == digest(whole)
 
 
 @needs_a_compiler
 def test_a_run_goes_on_without_the_compiler_it_began_with(tmp_path, monkeypatch):
-    monkeypatch.setattr(fitting, "softmax_gain", lambda kernel: 2.0)
+    said(monkeypatch)
     interrupted(SPLIT, tmp_path, at=5, execution=Execution(device="cpu", checkpoint_every=2))
     monkeypatch.setattr(native, "load", lambda: "no C compiler")
     reporter, heard = listening()
-    assert run("auto", out=tmp_path, resume=True, reporter=reporter).softmax == "torch"
-    assert "the full softmax, which was native, goes on by torch: no C compiler" in heard.getvalue()
+    assert run("auto", out=tmp_path, resume=True, reporter=reporter).kernels == ()
+    assert "softmax, attention, ranking: native before, goes on by torch: no C compiler" in heard.getvalue()
 
 
 def test_what_is_asked_for_and_is_not_there(monkeypatch):
-    with pytest.raises(ContractError, match="a softmax among auto, torch, native, got 'fast'"):
+    with pytest.raises(ContractError, match="kernels among auto, torch, native, got 'fast'"):
         run("fast")
     monkeypatch.setattr(native, "load", lambda: "no C compiler")
-    assert (run("auto").softmax, run("auto").probed) == ("torch", {})
-    with pytest.raises(ContractError, match="a C compiler for the native softmax, got no C compiler; install one, or use torch"):
+    assert (run("auto").kernels, run("auto").probed) == ((), {})
+    with pytest.raises(ContractError, match="a C compiler for the kernels, got no C compiler; install one, or use torch"):
         run("native")

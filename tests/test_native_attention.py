@@ -147,7 +147,7 @@ def test_what_it_does_not_serve(kernel, monkeypatch):
         query, pairs = mixed.split((32, 64), 1)
         attend(query, pairs, batch, Causal(), heads=2, p=0.5, rng=torch.Generator().manual_seed(0))
         attend(query.T.contiguous().T, pairs, batch, Causal(), heads=2, p=0.0, rng=None)
-    with native.by_kernel(kernel, ("softmax", "states")):
+    with native.by_kernel(kernel, ("softmax", "ranking")):
         attend(query, pairs, batch, Causal(), heads=2, p=0.0, rng=None)
     assert not asked
     with native.by_kernel(kernel):

@@ -107,12 +107,12 @@ class Cost:
     fit, evaluate: what each took, or None if it was not done here. parameters_total, parameters_trained: numbers, not bytes.
     bytes_on_disk: of the saved recommender. targets: events (or tokens) the loss charged, counted again each epoch.
     threads: of computation. device: "cpu" or the accelerator's name. dtype: of the weights. precision: of the fit's products.
-    softmax: what computed the fit's full softmax, "torch" or "native".
+    kernels: what the kernels in C did of the fit and its validation, of "softmax", "attention" and "ranking"; the rest torch did.
     compile: whether the fit's blocks went through torch.compile, "on" or "off"; "untried" is off because the run was too short to
     try, "unable" because torch could not.
-    probed: what was measured at the start to choose "threads", "precision", "softmax" and "compile": the rate of each way not
-    taken, as a multiple of that of the way taken - of updates for threads ({"2": 0.86}), of products for the precision
-    ({"bf16-loss": 1.2}), of the loss for the softmax ({"torch": 0.7}), of a block for compiling ({"on": 0.75}).
+    probed: what was measured at the start to choose "threads", "precision", each task of the kernels and "compile": the rate of
+    each way not taken, as a multiple of that of the way taken - of updates for threads ({"2": 0.86}), of products for the
+    precision ({"bf16-loss": 1.2}), of the task for a kernel's ({"torch": 0.7}), of a block for compiling ({"on": 0.75}).
     device_memory_bytes: peak on the accelerator, None without one. probes: named measurements of this machine (JSON
     numbers) that let seconds from two machines be read side by side.
     """
@@ -127,7 +127,7 @@ class Cost:
     device: str = "cpu"
     dtype: str = "float32"
     precision: str = "fp32"
-    softmax: str = "torch"
+    kernels: list[str] = field(default_factory=list)
     compile: str = "off"
     probed: dict[str, dict[str, float]] = field(default_factory=dict)
     device_memory_bytes: int | None = None

@@ -312,7 +312,7 @@ def cost_of(source: Recommender | Fitted) -> Cost:
         targets=source.targets,
         threads=source.threads,
         precision=source.precision,
-        softmax=source.softmax,
+        kernels=list(source.kernels),
         compile=source.compile,
         probed=source.probed,
         device=Recommender.of(source).device,

@@ -32,8 +32,9 @@ from lmrs.hardware import bf16_gain, cores, fewest_threads, said_threads, thread
 from lmrs.interrupts import Interrupted, Stop
 from lmrs.journal import Journal, Progress, assign, assign_optimizer
 from lmrs.judge import judge, judge_among
+from lmrs.kernels import gains
 from lmrs.lock import RunLock
-from lmrs.losses import FullSoftmax, rounded_products, softmax_gain
+from lmrs.losses import FullSoftmax, rounded_products, rounding_gain, softmax_gain
 from lmrs.measures import RankMeasure, Sampled, falls, parse
 from lmrs.models.network import ControlScorer, Model, Network, Scorer
 from lmrs.objectives import Objective
@@ -56,7 +57,7 @@ class Fitted:
     vocab: with training counts. log: the lines of metrics.jsonl. moved: for each stage, what taxonomy.check counted.
     steps, targets: updates made and predictions charged. parameters: total number. trained: declared tuned in any stage.
     seconds, cpu_seconds: of this process, resumed parts included. seed: of everything that was drawn. precision, threads,
-    softmax, compile: those it was computed with. probed: what was measured to choose them, as in cards.Cost.
+    kernels, compile: those it was computed with. probed: what was measured to choose them, as in cards.Cost.
     """
 
     system: System
@@ -75,13 +76,13 @@ class Fitted:
     seed: int = 0
     precision: str = "fp32"
     threads: int = field(default_factory=torch.get_num_threads)
-    softmax: str = "torch"
+    kernels: tuple[str, ...] = ()
     compile: str = "off"
     probed: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 PRECISIONS = ("fp32", "bf16-loss", "bf16", "auto")
-SOFTMAXES = ("auto", "torch", "native")
+KERNELS = ("auto", "torch", "native")
 COMPILES = ("auto", "on", "off")
 LARGE = 4096  # items from which on the full softmax is most of a step
 
@@ -93,16 +94,16 @@ class Execution:
     device: "cpu", "cuda" or "auto". micro_batch: rows of a forward pass (None: the whole batch). checkpoint_every: updates.
     precision: of matrix products. "fp32"; "bf16-loss": those of the full softmax in bf16 (losses.rounded_products); "bf16":
     those of the network, too, by autocast; "auto": "bf16-loss" where a catalogue is large and a probe finds the processor at
-    least 1.5 times as fast with it (more where `softmax` is fast without), else "fp32".
-    softmax: what computes the full softmax in fp32, and ranks for validation, on a processor. "torch"; "native": the C kernel of
-    lmrs.native; "auto": the kernel where a compiler is there and a probe, made once for a machine, finds it a tenth faster. The
-    two differ by rounding.
+    least 1.5 times as fast with it as without, else "fp32".
+    kernels: what computes the full softmax, attention, and rankings for validation, on a processor. "torch"; "native": the
+    kernels in C of lmrs.native; "auto": each where a compiler is there and a probe, made once for a machine, finds it a tenth
+    faster. The two differ by rounding.
     threads: of the processor while it fits. None: as torch is set; "auto": what OMP_NUM_THREADS says, else as many as pay, by a
     probe with some examples of the first epoch (hardware.fewest_threads; about half a second, and nothing drawn depends on it).
     compile: whether the blocks of transformers go through torch.compile in training. "on" (from the first update), "off"; "auto":
     after the first update, where a probe of one block finds that the run gains more than starting takes. A short run does not
     try, and the probe's figure is kept for a machine and a kind of block (compiling.choose).
-    A run that goes on keeps the precision, the softmax, the threads and the compiling it began with where they are "auto".
+    A run that goes on keeps the precision, the kernels, the threads and the compiling it began with where they are "auto".
     """
 
     device: str = "auto"
@@ -110,7 +111,7 @@ class Execution:
     checkpoint_every: int = 500
     precision: str = "fp32"
     threads: int | str | None = None
-    softmax: str = "auto"
+    kernels: str = "auto"
     compile: str = "auto"
 
     def resolved(self) -> torch.device:
@@ -227,15 +228,15 @@ class _Run:
         self.precision = self.journal.identity["precision"]
         if self.execution.precision == "auto" and self.precision != "fp32":
             self.reporter.say("products of the full softmax in bf16, which is faster here (--precision fp32 keeps them in fp32)")
-        kernel = self._kernel()
         scorer = self._build(0)
+        kernel, tasks = self._kernels(scorer)
         self._compile(scorer)
         if isinstance(scorer, ControlScorer):
             return self._estimate(scorer)
         assert isinstance(scorer, Network)
         network = scorer
         objective: Objective | None = None
-        with self.stop, native.by_kernel(kernel):
+        with self.stop, native.by_kernel(kernel, tasks):
             for number, stage in enumerate(self.system.stages):
                 assert isinstance(stage, Stage)
                 objective = stage.objective
@@ -268,7 +269,7 @@ class _Run:
             seed=self.seed,
             precision=self.precision,
             threads=torch.get_num_threads(),
-            softmax=self.progress.softmax,
+            kernels=tuple(self.progress.kernels or ()),
             compile=self.progress.compile,
             probed=self.progress.probed,
         )
@@ -290,9 +291,13 @@ class _Run:
         if asked != "auto":
             return asked
         worth = self.group.is_main and self.device.type == "cpu" and self.vocab.n_items >= LARGE and self._charges_all()
-        gain = bf16_gain(self.vocab.n_items) if worth else 0.0
-        kernel = native.load() if worth and self.execution.softmax != "torch" else ""  # rounding must beat what there is without
-        rounded = self.group.any(gain >= 1.5 * (1.0 if isinstance(kernel, str) else max(1.0, softmax_gain(kernel))))
+        kernel = native.load() if worth and self.execution.kernels != "torch" else ""
+        gain, least = (bf16_gain(self.vocab.n_items) if worth else 0.0), 1.5
+        if isinstance(kernel, native.Kernel) and kernel.rounds:
+            gain = rounding_gain(kernel)
+        elif isinstance(kernel, native.Kernel):  # rounding by torch must beat what there is without
+            least *= max(1.0, softmax_gain(kernel))
+        rounded = self.group.any(gain >= least)
         if worth:
             self.probed["precision"] = {"fp32": 1 / gain} if rounded else {"bf16-loss": gain}
         return "bf16-loss" if rounded else "fp32"
@@ -301,30 +306,38 @@ class _Run:
         """Whether some stage's loss is a full softmax."""
         return any(isinstance(part, FullSoftmax) for stage in self.system.stages for part in parts(stage))
 
-    def _kernel(self) -> native.Kernel | None:
-        """What computes the full softmax, None for torch; a run that goes on keeps what it began with, if that is there."""
-        asked, progress = self.execution.softmax, self.progress
-        if asked not in SOFTMAXES:
-            raise ContractError(needed=f"a softmax among {', '.join(SOFTMAXES)}", came=repr(asked))
-        if asked == "auto":
-            asked = progress.softmax
-        progress.softmax = "torch"
-        if asked == "torch" or self.device.type != "cpu" or self.precision != "fp32" or not self._charges_all():
-            return None
+    def _kernels(self, scorer: Any) -> tuple[native.Kernel | None, tuple[str, ...]]:
+        """(the kernel or None, its tasks); a run that goes on keeps the tasks it began with, if the kernel is there."""
+        asked, progress = self.execution.kernels, self.progress
+        if asked not in KERNELS:
+            raise ContractError(needed=f"kernels among {', '.join(KERNELS)}", came=repr(asked))
+        kept = progress.kernels if asked == "auto" else None
+        progress.kernels = []
+        if asked == "torch" or kept == [] or self.device.type != "cpu" or not isinstance(scorer, Network):
+            return None, ()
         kernel = native.load()
         if isinstance(kernel, str):
-            if self.execution.softmax == "native":
-                raise ContractError(needed="a C compiler for the native softmax", came=kernel, remedy="install one, or use torch")
             if asked == "native":
-                self.reporter.say(f"the full softmax, which was native, goes on by torch: {kernel}")
-            return None
-        if not asked:
-            gain = softmax_gain(kernel)
-            progress.probed["softmax"] = {"torch": 1 / gain} if gain >= native.FAST else {"native": gain}
-            if gain < native.FAST:
-                return None
-        progress.softmax = "native"
-        return kernel
+                raise ContractError(needed="a C compiler for the kernels", came=kernel, remedy="install one, or use torch")
+            if kept:
+                self.reporter.say(f"{', '.join(kept)}: native before, goes on by torch: {kernel}")
+            return None, ()
+        rounded = self.precision == "bf16-loss"
+        useful = {
+            "softmax": self._charges_all() and (self.precision == "fp32" or (rounded and kernel.rounds)),
+            "attention": bool(compiling.blocks(scorer)) and self.precision != "bf16",
+            "ranking": True,
+        }
+        tasks = [task for task in native.TASKS if useful[task]]
+        if kept is not None:
+            tasks = [task for task in tasks if task in kept]
+        elif asked == "auto":
+            found = gains(kernel, tasks, rounded=rounded)
+            tasks = [task for task in tasks if found[task] >= native.FAST]
+            for task, gain in found.items():
+                progress.probed[task] = {"torch": 1 / gain} if task in tasks else {"native": gain}
+        progress.kernels = tasks
+        return kernel, tuple(tasks)
 
     def _build(self, number: int) -> Any:
         """The scorer with its initial weights, a function of (seed, stage); torch's own generator is put back."""

@@ -31,7 +31,7 @@ CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
 @dataclass
 class Progress:
     """Where a run stands; JSON in a checkpoint. sums, counts: the epoch's loss so far. log_bytes: length of metrics.jsonl.
-    threads, softmax, compile: chosen at the start, 0 and "" before that. probed: what choices rest on, as in cards.Cost."""
+    threads, kernels, compile: chosen at the start; 0, None, "" before that. probed: what choices rest on, as in cards.Cost."""
 
     stage: int = 0
     epoch: int = 0
@@ -52,7 +52,7 @@ class Progress:
     before: dict[str, str] = field(default_factory=dict)
     finished: bool = False
     threads: int = 0
-    softmax: str = ""
+    kernels: list[str] | None = None
     compile: str = ""
     probed: dict[str, dict[str, float]] = field(default_factory=dict)
 

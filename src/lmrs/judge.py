@@ -84,7 +84,7 @@ def judge(
     fallback = again = 0
     if reporter is not None:
         reporter.begin("ranking", len(queries))
-    kernel = chosen_kernel("softmax") if not samplings and not unknown else None
+    kernel = chosen_kernel("ranking") if not samplings and not unknown else None
     for which, scores, empty, _ in questions(scorer, objective, task, queries, vocab, device, stream=kernel is not None):
         some = queries.take(which)
         history = jagged(some.dataset.item, some.start, some.stop)

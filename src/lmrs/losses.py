@@ -43,29 +43,45 @@ def rounded_products(rounded: bool) -> Iterator[None]:
         _rounding.reset(before)
 
 
-def softmax_gain(kernel: Kernel) -> float:
+def softmax_gain(kernel: Kernel, *, rounded: bool = False) -> float:
     """How many times as fast as torch a kernel charges 192 rows of width 64 against 4,096 items, on one thread.
 
-    Measured once (about 0.3 s of processor time: the best of many turns of either, since a neighbour can only make them slower)
-    and kept beside the kernel (`Kernel.noted`).
+    rounded: both with rounded products. Measured once (about 0.3 s of processor time: the best of many turns of either, since a
+    neighbour can only make them slower) and kept beside the kernel (`Kernel.noted`).
     """
-    return kernel.noted("softmax", lambda: _gain(kernel))
+
+    def measured() -> float:
+        found = _seconds({"native": (kernel, rounded), "torch": (None, rounded)})
+        return found["torch"] / found["native"]
+
+    return kernel.noted("rounded softmax" if rounded else "softmax", measured)
 
 
-def _gain(kernel: Kernel) -> float:
+def rounding_gain(kernel: Kernel) -> float:
+    """The same of a kernel with rounded products over the faster way without. The kernel must be one that `rounds`."""
+
+    def measured() -> float:
+        found = _seconds({"rounded": (kernel, True), "native": (kernel, False), "torch": (None, False)})
+        return min(found["native"], found["torch"]) / found["rounded"]
+
+    return kernel.noted("rounding", measured)
+
+
+def _seconds(ways: dict[str, tuple[Kernel | None, bool]]) -> dict[str, float]:
+    """Of processor time, the least of many turns. ways: (the kernel or None, whether products are rounded) by name."""
     states = torch.linspace(-1, 1, 192 * 64).view(192, 64).requires_grad_()
     output, target = Output(torch.linspace(-0.1, 0.1, 4096 * 64).view(4096, 64).requires_grad_(), None), torch.arange(192)
-    best = {"native": math.inf, "torch": math.inf}
+    best = dict.fromkeys(ways, math.inf)
     with threads_restored():
         torch.set_num_threads(1)
         for turn in range(40):
-            for name, way in (("native", kernel), ("torch", None)):
+            for name, (kernel, rounded) in ways.items():
                 begin = time.thread_time()
-                with by_kernel(way):
+                with by_kernel(kernel), rounded_products(rounded):
                     FullSoftmax().charge(states, output, target)
                 if turn:
                     best[name] = min(best[name], time.thread_time() - begin)
-    return best["torch"] / best["native"]
+    return best
 
 
 class Output(NamedTuple):

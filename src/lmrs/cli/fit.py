@@ -31,11 +31,11 @@ from lmrs.cli import options
     help="Of matrix products in the fit: bf16-loss rounds those of the full softmax; auto does where a probe finds it faster.",
 )
 @click.option(
-    "--softmax",
+    "--kernels",
     type=click.Choice(["auto", "torch", "native"]),
     default="auto",
     show_default=True,
-    help="What computes the full softmax on a processor: native is a C kernel; auto takes it where it can be made and is faster.",
+    help="Softmax, attention, ranking on a processor: native is in C; auto takes each where it can be made and is faster.",
 )
 @click.option(
     "--compile",
@@ -58,7 +58,7 @@ def fit(
     device: str,
     threads: int | None,
     precision: str,
-    softmax: str,
+    kernels: str,
     compile: str,
     micro_batch: int | None,
     checkpoint_every: int,
@@ -88,7 +88,7 @@ def fit(
         micro_batch=micro_batch,
         checkpoint_every=checkpoint_every,
         precision=precision,
-        softmax=softmax,
+        kernels=kernels,
         compile=compile,
         threads="auto" if threads is None else threads,
     )

@@ -74,11 +74,16 @@ def cost(card: Cost) -> str:
     threads = _threads(card.threads) + _tried((_threads(int(n)), rate) for n, rate in card.probed.get("threads", {}).items())
     products = _tried((f"products in {name}", rate) for name, rate in card.probed.get("precision", {}).items())
     precision = f", {card.precision}{products}" if products or card.precision != "fp32" else ""
-    tried = _tried(card.probed.get("softmax", {}).items())
-    softmax = f", softmax by {card.softmax}{tried}" if tried or card.softmax != "torch" else ""
+    kernels = "".join(_task(name, card) for name in ("softmax", "attention", "ranking"))
     tried = _tried(card.probed.get("compile", {}).items())
     compiled = f", compile {COMPILES.get(card.compile, card.compile)}{tried}" if tried or card.compile != "off" else ""
-    return f"{', '.join(parts)}; {threads} on {card.device}{precision}{softmax}{compiled}"
+    return f"{', '.join(parts)}; {threads} on {card.device}{precision}{kernels}{compiled}"
+
+
+def _task(name: str, card: Cost) -> str:
+    """Who did a task of the kernels in C, where they could."""
+    tried = _tried(card.probed.get(name, {}).items())
+    return f", {name} by {'native' if name in card.kernels else 'torch'}{tried}" if tried or name in card.kernels else ""
 
 
 def _threads(number: int) -> str:

@@ -72,7 +72,7 @@ def states_gain(kernel: Kernel) -> float:
 
     Measured once (about 0.3 s of processor time) and kept beside the kernel (`Kernel.noted`).
     """
-    return kernel.noted("states", lambda: _measured(kernel))
+    return kernel.noted("ranking", lambda: _measured(kernel))
 
 
 def _measured(kernel: Kernel) -> float:

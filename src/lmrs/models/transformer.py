@@ -141,7 +141,7 @@ class TransformerNetwork(Network):
         return x if self.final_norm is None else self.final_norm(x)
 
     def asked_states(self, batch: Batch, visible: Visibility) -> Tensor:
-        kernel = chosen_kernel("states")
+        kernel = chosen_kernel("ranking")
         if kernel is not None and type(self).forward is TransformerNetwork.forward and not torch.is_grad_enabled():
             asked = batch.channels["asked"].nonzero()[:, 0]
             found = last_states(kernel, self, batch, visible, asked)

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 from lmrs.native.kernel import Kernel
 
-TASKS = ("softmax", "attention", "states")  # the full softmax and ranking; attention with gradients; states to rank by
+TASKS = ("softmax", "attention", "ranking")  # the full softmax; attention with its gradient; rankings and the states that ask
 FAST = 1.1  # gain over torch from which on a task is the kernel's
 
 _chosen: ContextVar[tuple[Kernel | None, frozenset[str]]] = ContextVar("kernel", default=(None, frozenset()))
