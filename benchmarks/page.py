@@ -20,8 +20,8 @@ How to read it: figures are processor seconds of one thread, because the machine
 files; with two hardware threads on one core, figures of all sides are lower than on a quiet machine). Sides take turns in fresh
 processes. **Ratios are how many times better lmrs is**, round by round: median [smallest, largest]. For R rounds that interval
 holds the true median with probability 1 - 2^(1 - R): a figure of one round has none, and is a first look. Peak memory is that of
-a whole fresh process. Tables of rates without a row "lmrs torch", growth, processes, and the times to quality with BERT4Rec and
-sampled softmax were measured before the full softmax and the ranking had a kernel in C.
+a whole fresh process. Tables of rates without a row "lmrs torch", growth, processes, and the times to quality with BERT4Rec (but
+beside RecBole) and sampled softmax were measured before the full softmax and the ranking had a kernel in C.
 """
 # What the project asked of itself for each benchmark, and what has no figure yet.
 GOALS = {
@@ -30,7 +30,9 @@ GOALS = {
     "'rectools sampled' is its sampled softmax with 256 negatives, another loss; RecBole trains one target a row. Tables that "
     "end in -sampled are of that loss; goal there: 2x RecTools, aim 10x.",
     "skewed": "Goal: 3x padded peers. The same network on the same rows; loss and gradients are compared first.",
-    "quality-": "Goal: 3x RecTools and RePlay, 10x RecBole. The figures are of validation, which nothing was chosen by.",
+    "quality-": "Goal: 3x RecTools and RePlay, 10x RecBole. The figures are of validation. 'lmrs averaged' (attention dropout, "
+    "a higher rate, averaged weights) was chosen by validation on the same users with other seeds. "
+    "Tables that end in a peer's name are newer and of that peer alone.",
     "ranking-": "Goal: 3x the best peer. RecBole leaves seen items in, which is less work; the others mask them.",
     "validating-": "Goal: evaluating ml-1m takes under 5 % of an epoch. 'lmrs torch' is without C: its epoch is slower, too.",
     "loss-": "Goal: twice the speed and a tenth of the memory of `cross_entropy(h @ E.T)`, gradients within 1e-5 of fp64.",
@@ -66,14 +68,16 @@ NOT_MEASURED = {  # by the name that the result would have
 }
 
 
-def shown(values: list[float] | None) -> str:
-    """median [low, high], with as many digits as a reader needs."""
+def shown(values: list[Any] | None) -> str:
+    """median [low, high], with as many digits as a reader needs; None among them: never."""
     if not values:
         return "-"
     return f"{_digits(values[0])} [{_digits(values[1])}, {_digits(values[2])}]"
 
 
-def _digits(value: float) -> str:
+def _digits(value: float | None) -> str:
+    if value is None:
+        return "never"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
@@ -127,6 +131,8 @@ def _reached(ends: dict[str, Any]) -> list[str]:
             out.append(f"| {name} | missing: {end['missing']} | | | | |")
             continue
         mine = shown(end["lmrs_seconds"]) if "lmrs_seconds" in end else "never reached"
+        if some := end.get("reached_by"):
+            mine += f" ({end['lmrs_side']}; {some[0]} of {some[1]} runs)"
         figures = [shown(end["quality"]), shown(end["peer_seconds"]), mine, shown(end.get("ratio")), shown(end["lmrs_best"])]
         out.append(f"| {name} | " + " | ".join(figures) + " |")
     return out

@@ -141,7 +141,7 @@ def test_a_curve_is_a_table_with_its_power_and_a_picture_with_every_point() -> N
 
 
 def test_time_to_quality_is_that_to_the_best_of_a_peers_last_validations() -> None:
-    mine = {"curve": [[1.0, 0.05], [2.0, 0.11], [3.0, 0.2]], "versions": {}}
+    mine = {"curves": [[[1.0, 0.05], [2.0, 0.11], [3.0, 0.2]]], "versions": {}}
     peer = {"curve": [[5.0, 0.3], [10.0, 0.1], [15.0, 0.08], [20.0, 0.09]], "versions": {"peer": "1"}}
     far = {"curve": [[5.0, 0.4]], "versions": {}}
     found = quality.rows({"lmrs": [mine], "peer": [peer], "far": [far], "gone": [{"failed": "why"}]})
@@ -152,5 +152,29 @@ def test_time_to_quality_is_that_to_the_best_of_a_peers_last_validations() -> No
     assert found["gone"] == {"missing": "why"}
     about = {"date": "2026-01-01", "processor": "a processor"}
     shown = page.page({"quality-here": {"what": "seconds", "rounds": 1, "reached": found, "curves": {}, "about": about}})
-    assert "| peer | 0.1 [0.1, 0.1] | 5 [5, 5] | 2 [2, 2] | 2.5 [2.5, 2.5] | 0.2 [0.2, 0.2] |" in shown
+    assert "| peer | 0.1 [0.1, 0.1] | 5 [5, 5] | 2 [2, 2] (lmrs; 1 of 1 runs) | 2.5 [2.5, 2.5] | 0.2 [0.2, 0.2] |" in shown
     assert "never reached" in shown
+
+
+def test_of_several_seeds_the_median_counts_and_one_that_fails_counts_as_never() -> None:
+    plain = {"curves": [[[4.0, 0.1]]], "versions": {}}
+    seeds = [[[1.0, 0.1]], [[2.0, 0.2]], [[9.0, 0.05]]]
+    peer = {"curve": [[6.0, 0.1]], "versions": {"peer": "1"}}
+    found = quality.rows({"lmrs": [plain], "lmrs averaged": [{"curves": seeds, "versions": {}}], "peer": [peer]})["peer"]
+    assert found["lmrs_side"] == "lmrs averaged"  # 2 in the middle, not 1 at best nor 4
+    assert (found["lmrs_seconds"], found["reached_by"]) == ([2, 1, None], [2, 3])
+    assert found["ratio"] == [3, 0, 6]
+    assert found["lmrs_best"] == [0.1, 0.05, 0.2]
+    worse = {"curves": [*seeds[:1], *[[[9.0, 0.05]]] * 2], "versions": {}}
+    assert quality.rows({"lmrs": [plain], "lmrs averaged": [worse], "peer": [peer]})["peer"]["lmrs_side"] == "lmrs"
+    assert "ratio" not in quality.rows({"lmrs averaged": [worse], "peer": [peer]})["peer"]
+    about = {"date": "2026-01-01", "processor": "a processor"}
+    shown = page.page({"quality-x": {"what": "s", "rounds": 1, "reached": {"peer": found}, "about": about}})
+    assert "| 2 [1, never] (lmrs averaged; 2 of 3 runs) | 3 [0, 6] |" in shown
+
+
+def test_curves_of_several_seeds_are_kept_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quality, "SEEDS", {"lmrs averaged": (7, 8)})
+    reports = {"lmrs averaged": [{"curves": [[[1.0, 0.1]], [[2.0, 0.2]]]}], "peer": [{"curve": [[3.0, 0.3]]}], "late": []}
+    wanted = {"lmrs averaged, seed 7": [[1.0, 0.1]], "lmrs averaged, seed 8": [[2.0, 0.2]], "peer": [[3.0, 0.3]]}
+    assert quality.kept(reports) == wanted

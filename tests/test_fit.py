@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lmrs import losses, models, objectives, tasks, tuning, views
+from lmrs import averaging, checkpoint, losses, models, objectives, tasks, tuning, views
 from lmrs.errors import ContractError, DataError, DivergedError, SealedError, UserError
 from lmrs.fit import Execution, fit
 from lmrs.judge import judge
@@ -223,6 +223,116 @@ def test_gradients_are_clipped(steps: list[dict]) -> None:
     steps.clear()
     fit(system(replace(BUDGET, epochs=1, clip=free / 4)), tiny.split(), execution=CPU)
     assert max(step["norm"] for step in steps) == pytest.approx(free / 4, rel=1e-3)
+
+
+# -- the average of the weights ----------------------------------------------------------------------------------------------
+
+
+def unvalidated() -> Split:
+    split = tiny.split()
+    nothing = np.zeros(0, np.int64)
+    return replace(split, valid=Queries(split.dataset, nothing, nothing, nothing))
+
+
+@pytest.fixture
+def courses(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
+    """The network's tensors after each update of the runs in this test."""
+    seen: list[dict[str, torch.Tensor]] = []
+    plain = fitting._Run._step
+
+    def watch(run, stage, number, modules, optimizer, rows) -> None:
+        plain(run, stage, number, modules, optimizer, rows)
+        seen.append({name: tensor.clone() for name, tensor in modules["network"].state_dict().items()})
+
+    monkeypatch.setattr(fitting._Run, "_step", watch)
+    return seen
+
+
+def mean(course: list[torch.Tensor], decay: float) -> torch.Tensor:
+    """The bias-corrected moving average, as the sum it is: recent ones weigh more, and the weights sum to 1."""
+    shares = torch.tensor([decay**back for back in reversed(range(len(course)))], dtype=torch.float64)
+    return torch.einsum("t,t...->...", shares / shares.sum(), torch.stack(course).double()).float()
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9, 0.999])
+def test_a_stage_ends_with_the_average_of_its_weights(decay: float, courses: list[dict[str, torch.Tensor]]) -> None:
+    fitted = fit(system(replace(BUDGET, average=decay)), unvalidated(), execution=CPU)
+    assert len(courses) == fitted.steps > 5
+    for name, tensor in fitted.scorer.state_dict().items():
+        torch.testing.assert_close(tensor, mean([each[name] for each in courses], decay), rtol=1e-5, atol=1e-6, msg=name)
+    assert not same(fitted.scorer, fit(system(), unvalidated(), execution=CPU).scorer)
+
+
+def test_training_goes_on_with_the_weights_themselves(courses: list[dict[str, torch.Tensor]]) -> None:
+    averaged = fit(system(replace(BUDGET, average=0.9)), tiny.split(), execution=CPU)
+    half = len(courses)
+    plain = fit(system(), tiny.split(), execution=CPU)
+    for one, two in zip(courses[:half], courses[half:], strict=True):
+        assert all(torch.equal(one[name], two[name]) for name in one)
+    assert [line["loss"] for line in averaged.log] == [line["loss"] for line in plain.log]
+
+
+def test_validation_judges_the_average_and_the_best_one_is_kept(
+    monkeypatch: pytest.MonkeyPatch, courses: list[dict[str, torch.Tensor]]
+) -> None:
+    judged: list[dict[str, torch.Tensor]] = []
+    values = iter((0.1, 0.3, 0.2))
+
+    def validate(run, stage, network) -> float:
+        judged.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+        return next(values)
+
+    monkeypatch.setattr(fitting._Run, "_validate", validate)
+    fitted = fit(system(replace(BUDGET, average=0.8)), tiny.split(), execution=CPU)
+    an_epoch = len(courses) // 3
+    for epoch, found in enumerate(judged, 1):
+        for name, tensor in found.items():
+            wanted = mean([each[name] for each in courses[: epoch * an_epoch]], 0.8)
+            torch.testing.assert_close(tensor, wanted, rtol=1e-5, atol=1e-6, msg=name)
+    assert all(torch.equal(tensor, judged[1][name]) for name, tensor in fitted.scorer.state_dict().items())
+
+
+def test_an_average_of_one_update_is_the_weights() -> None:
+    plain = fit(system(), tiny.split(), execution=CPU)
+    averaged = fit(system(replace(BUDGET, average=0.0)), tiny.split(), execution=CPU)
+    assert same(plain.scorer, averaged.scorer)
+    assert plain.log == averaged.log
+
+
+def test_what_is_frozen_has_no_average() -> None:
+    layer, average = torch.nn.Linear(2, 3), dict[str, torch.Tensor]()
+    layer.bias.requires_grad_(False)
+    for update in (1, 2):
+        averaging.follow(average, layer, 0.9, update)
+    assert list(average) == ["weight"]
+
+
+def test_every_stage_has_an_average_of_its_own(courses: list[dict[str, torch.Tensor]]) -> None:
+    second = stage(replace(BUDGET, average=0.7), name="second", tuning=tuning.Part(("blocks.*",)))
+    both = fit(system(stages=(stage(replace(BUDGET, average=0.9)), second)), unvalidated(), execution=CPU)
+    half = len(courses) // 2
+    first = {name: mean([each[name] for each in courses[:half]], 0.9) for name in courses[0]}
+    for name, tensor in both.scorer.state_dict().items():
+        if name.startswith("blocks."):
+            wanted = mean([each[name] for each in courses[half:]], 0.7)
+            torch.testing.assert_close(tensor, wanted, rtol=1e-5, atol=1e-6, msg=name)
+        else:
+            assert all(torch.equal(tensor, each[name]) for each in courses[half:]), name
+            torch.testing.assert_close(tensor, first[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_a_frozen_part_stays_at_the_best_weights_of_the_stage_before(script, tmp_path) -> None:
+    """Not at their last average."""
+    script(0.5, 0.1, 0.1, 0.3, 0.2, 0.1)
+    averaged = replace(BUDGET, average=0.9)
+    second = stage(averaged, name="second", tuning=tuning.Part(("blocks.*",)))
+    both = fit(system(stages=(stage(averaged), second)), tiny.split(), out=tmp_path, execution=CPU)
+    script(0.5)
+    alone = fit(system(replace(averaged, epochs=1)), tiny.split(), execution=CPU)
+    for name, tensor in both.scorer.state_dict().items():
+        assert torch.equal(tensor, alone.scorer.state_dict()[name]) != name.startswith("blocks."), name
+    [last] = checkpoint.steps(tmp_path / "checkpoints")[-1:]
+    assert not [name for name in checkpoint.load(last)[0] if name.startswith("average.")]  # it has done its work
 
 
 def test_the_logged_loss_is_the_mean_over_all_predictions() -> None:

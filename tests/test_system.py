@@ -101,6 +101,8 @@ def test_start_has_two_values() -> None:
         ({"weight_decay": -0.1}, "weight_decay of at least 0"),
         ({"clip": 0.0}, "clip above 0, or None"),
         ({"betas": (0.9, 1.0)}, r"betas in \[0, 1\)"),
+        ({"average": 1.0}, r"average in \[0, 1\), or None, got average=1.0"),
+        ({"average": -0.1}, r"average in \[0, 1\), or None"),
     ],
 )
 def test_budgets_are_checked(change: dict, message: str) -> None:
@@ -109,7 +111,7 @@ def test_budgets_are_checked(change: dict, message: str) -> None:
 
 
 def test_budgets_read_back() -> None:
-    check_repr(Budget(schedule=Linear(warmup=0.1), patience=None, clip=1.0))
+    check_repr(Budget(schedule=Linear(warmup=0.1), patience=None, clip=1.0, average=0.99))
 
 
 @pytest.mark.parametrize("make", systems.CATALOGUE.values(), ids=systems.CATALOGUE)

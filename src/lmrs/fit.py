@@ -24,7 +24,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from lmrs import __version__, compiling, native, taxonomy, tuning
+from lmrs import __version__, averaging, compiling, native, taxonomy, tuning
 from lmrs.batch import Batch
 from lmrs.distributed import Group
 from lmrs.errors import ContractError, DataError, DivergedError
@@ -180,6 +180,7 @@ class _Run:
         self.device = torch.device(group.device)
         self.vocab = replace(split.dataset.vocab, counts=split.train.counts(), catalogue=split.dataset.items)
         self.best: dict[str, Tensor] = {}
+        self.average: dict[str, Tensor] = {}  # of the tuned parameters, by their names in the stage's modules
         self.probed: dict[str, dict[str, float]] = {}
         self.ways: list[tuple[compiling.Block, compiling.Way]] = []  # compiled, of the stage's blocks
         self.stop = Stop()
@@ -368,6 +369,9 @@ class _Run:
         else:
             assign(self._learned(modules), saved, "now.")
             self.best = {k.removeprefix("best."): v for k, v in saved.items() if k.startswith("best.")}
+            self.average = {
+                k.removeprefix("average."): v.to(self.device, copy=True) for k, v in saved.items() if k.startswith("average.")
+            }
             assign_optimizer(optimizer, modules, saved)
         for parameter in modules.parameters():
             self.group.broadcast_([parameter.data])
@@ -406,6 +410,8 @@ class _Run:
             if self._stopping():
                 self._save(modules, optimizer)
                 raise self._interrupted()
+        averaging.put(self.average, modules)
+        self.average = {}
         if self.best:
             assign(self._learned(modules), self.best, "")
         self._end_stage(number, modules, tuned)
@@ -529,6 +535,8 @@ class _Run:
             progress.counts[name] = progress.counts.get(name, 0) + counts[name]
         progress.step += 1
         progress.stage_steps += 1
+        if stage.budget.average is not None:
+            averaging.follow(self.average, modules, stage.budget.average, progress.stage_steps)
         progress.total_steps += 1
         progress.targets += max(counts.values(), default=0)
         self.reporter.step(" ".join(f"{n} {progress.sums[n] / max(1, progress.counts[n]):.4f}" for n in sums))
@@ -586,15 +594,16 @@ class _Run:
         done = progress.epoch + 1 >= budget.epochs
         stop = done
         if asks and len(self.split.valid) and (done or (progress.epoch + 1) % budget.every == 0):
-            value = self._validate(stage, _network(modules))
-            line["valid"] = {budget.measure: value}
-            sign = -1.0 if falls(_watched(self.system.task, budget)) else 1.0
-            if progress.best is None or sign * value > sign * progress.best:
-                progress.best, progress.best_epoch, progress.stale = value, progress.epoch + 1, 0
-                self.best = {name: tensor.detach().cpu().clone() for name, tensor in self._learned(modules).items()}
-            else:
-                progress.stale += 1
-                stop = stop or (budget.patience is not None and progress.stale >= budget.patience)
+            with averaging.standing_in(self.average, modules):
+                value = self._validate(stage, _network(modules))
+                line["valid"] = {budget.measure: value}
+                sign = -1.0 if falls(_watched(self.system.task, budget)) else 1.0
+                if progress.best is None or sign * value > sign * progress.best:
+                    progress.best, progress.best_epoch, progress.stale = value, progress.epoch + 1, 0
+                    self.best = {name: tensor.detach().cpu().clone() for name, tensor in self._learned(modules).items()}
+                else:
+                    progress.stale += 1
+                    stop = stop or (budget.patience is not None and progress.stale >= budget.patience)
         self.journal.append(line)
         if "valid" in line or stop or not asks:
             shown = " ".join(f"{name} {value:.4f}" for name, value in losses.items())
@@ -630,7 +639,7 @@ class _Run:
         for name, tensor in weights.items():
             if not tensor.isfinite().all():  # so that every checkpoint is a good one
                 raise self._diverged(None, None, f"NaN or infinity in {name}")
-        self.journal.save(weights, self.best, modules, optimizer)
+        self.journal.save(weights, self.best, self.average, modules, optimizer)
 
     def _learned(self, modules: nn.ModuleDict) -> dict[str, Tensor]:
         """The weights that are kept: a frozen backbone is known by its origin."""

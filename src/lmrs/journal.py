@@ -96,14 +96,21 @@ class Journal:
         self.clock, self.cpu_clock = now, cpu
 
     def save(
-        self, weights: dict[str, Tensor], best: dict[str, Tensor], modules: nn.ModuleDict, optimizer: torch.optim.Optimizer | None
+        self,
+        weights: dict[str, Tensor],
+        best: dict[str, Tensor],
+        average: dict[str, Tensor],
+        modules: nn.ModuleDict,
+        optimizer: torch.optim.Optimizer | None,
     ) -> None:
-        """Writes a checkpoint of the weights now, the best ones so far and the optimiser's moments of `modules`, durably."""
+        """Writes a checkpoint of the weights now, the best ones so far, their average and the optimiser's moments of `modules`,
+        durably."""
         if self.folder is None or not self.group.is_main:
             return
         self.count_time()
         tensors = {f"now.{name}": tensor for name, tensor in weights.items()}
         tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in average.items()}
         if optimizer is not None:
             for name, parameter in modules.named_parameters():
                 tensors |= {f"optimizer.{name}|{slot}": value for slot, value in optimizer.state.get(parameter, {}).items()}

@@ -38,6 +38,8 @@ class Budget:
     patience: validations without gain before stopping (None: never). every: epochs between validations.
     measure: what validation watches, higher is better. weight_decay: decoupled (AdamW), on matrices only. betas: of Adam.
     clip: largest gradient norm, or None.
+    average: decay in [0, 1) of a moving average of the weights over the updates of the stage (averaging.py); validation judges
+    it and the stage ends with it, while training goes on with the weights themselves. None: no average.
     """
 
     epochs: int = 100
@@ -50,6 +52,7 @@ class Budget:
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float | None = None
+    average: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "every"):
@@ -65,6 +68,10 @@ class Budget:
             raise ContractError(needed="clip above 0, or None", came=f"clip={self.clip}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ContractError(needed="betas in [0, 1)", came=f"betas={self.betas}")
+        if self.average is not None and not 0 <= self.average < 1:
+            raise ContractError(
+                needed="average in [0, 1), or None", came=f"average={self.average}", remedy="try .99: about the last 100 updates"
+            )
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,14 @@ def sasrec(
     heads: int = 2,
     max_len: int = 50,
     dropout: float = 0.2,
+    attention_dropout: float = 0.0,
     loss: str = "softmax",
     negatives: int = 256,
     alpha: float = 0.0,
     stride: int | None = None,
     jitter: bool = False,
     once: bool = False,
+    average: float | None = None,
     lr: float = 1e-3,
     epochs: int = 200,
     batch_size: int = 128,
@@ -38,15 +40,24 @@ def sasrec(
     negatives: drawn for "sampled" and "gbce" (and for "bce" if not 256). alpha: popularity exponent of the draw (0 = uniform).
     stride, jitter, once: read a history longer than max_len as windows (views.ItemSequence) instead of its last max_len items
     alone. With once=True and a stride of a fifth of max_len, contexts are as long as those of later questions.
+    average: decay of a moving average of the weights, which is what is judged and kept (system.Budget); None: the weights.
 
-    Departures: attention weights are not dropped out; weights start from a cut normal (.02); by default the loss is the full
-    softmax (paper: bce with one negative); Adam's second moment decays with .999 (code: .98).
+    Departures: attention weights are not dropped out by default (code: as much as the rest); weights start from a cut normal
+    (.02); by default the loss is the full softmax (paper: bce with one negative); Adam's second moment decays with .999 (code:
+    .98).
     """
     sequence = views.ItemSequence(max_len=max_len, stride=stride, jitter=jitter, once=once)
     return System(
         paper=Paper("Self-Attentive Sequential Recommendation", "Kang & McAuley", 2018, "ICDM", "1808.09781"),
         model=models.Transformer(
-            dim=dim, layers=layers, heads=heads, max_len=max_len, dropout=dropout, block=models.QueryNorm(), scale=True
+            dim=dim,
+            layers=layers,
+            heads=heads,
+            max_len=max_len,
+            dropout=dropout,
+            attention_dropout=attention_dropout,
+            block=models.QueryNorm(),
+            scale=True,
         ),
         stages=(
             Stage(
@@ -54,7 +65,7 @@ def sasrec(
                 sequence,
                 objectives.NextItem(charge(loss, negatives, alpha)),
                 tuning.Everything(),
-                Budget(epochs=epochs, batch_size=batch_size, lr=lr, patience=patience, every=every),
+                Budget(epochs=epochs, batch_size=batch_size, lr=lr, patience=patience, every=every, average=average),
             ),
         ),
         task=tasks.Ranking(sequence),
