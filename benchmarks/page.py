@@ -13,15 +13,17 @@ PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 HEAD = """# Performance
 
 Written by `python -m benchmarks.page` from the files in `benchmarks/results/`; each says when, on what and with which versions it
-was measured. `make bench` measures again. Peers live in environments of their own (`python -m benchmarks.peers install all`); one
-that is missing is named as missing.
+was measured. `make bench DATA=FOLDER` measures again; times to quality and torch.compile take hours and are run by name
+(`python -m benchmarks quality compiled --data-root FOLDER`). Peers live in environments of their own
+(`python -m benchmarks.peers install all`); one that is missing is named as missing.
 
 How to read it: figures are processor seconds of one thread, because the machine was shared with other work (its load is in the
 files; with two hardware threads on one core, figures of all sides are lower than on a quiet machine). Sides take turns in fresh
 processes. **Ratios are how many times better lmrs is**, round by round: median [smallest, largest]. For R rounds that interval
 holds the true median with probability 1 - 2^(1 - R): a figure of one round has none, and is a first look. Peak memory is that of
-a whole fresh process. Tables of rates without a row "lmrs torch", growth, processes, and the times to quality with BERT4Rec (but
-beside RecBole) and sampled softmax were measured before the full softmax and the ranking had a kernel in C.
+a whole fresh process. Older than the kernels in C for attention and the states that are ranked by, so with figures of lmrs that
+are too low: rate-ml-1m-all-peers, rate-skewed-bf16, and the times to quality (but with SASRec
+beside RecBole).
 """
 # What the project asked of itself for each benchmark, and what has no figure yet.
 GOALS = {
