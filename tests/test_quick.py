@@ -30,7 +30,7 @@ from lmrs.quick import QuickRecommender
 from lmrs.recommendations import Recommendations
 from lmrs.recommender import Recommender
 from lmrs.system import Paper, Stage, System
-from lmrs.systems import CATALOGUE
+from lmrs.systems import CATALOGUE, sasrec
 from lmrs.testing import tiny
 from lmrs.vocab import Vocab
 
@@ -399,3 +399,31 @@ def test_the_command_line_imports_no_torch(saved: Path) -> None:
     for words in ("", ", '--json'"):
         code = f"import sys; from lmrs.cli import run; run(['recommend', {str(saved)!r}, '--history', 'i1,i2'{words}])"
         assert python(f"{code}; print('torch' in sys.modules)")[-1] == "False"
+
+
+def test_a_catalogue_that_needs_arrow_is_left_to_the_other_one(tmp_path: Path) -> None:
+    """Titles as a dictionary: answering with ids instead of titles would be another answer."""
+    known = vocab()
+    assert known.catalogue is not None
+    at = known.catalogue.column_names.index("title")
+    coded = known.catalogue.set_column(at, "title", known.catalogue.column("title").dictionary_encode())
+    wanted = sasrec(dim=8, max_len=LENGTH)
+    made = Recommender(wanted, known, wanted.model.build(known), wanted.stages[0].objective, items=coded, name="made")
+    with pytest.raises(UserError, match="columns that cannot be read without Arrow"):
+        QuickRecommender.load(made.save(tmp_path / "model"))
+
+
+def test_it_needs_no_arrow(saved: Path) -> None:
+    code = f"from lmrs import QuickRecommender; print(QuickRecommender.load({str(saved)!r}).recommend(['i1']).ids)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; assert not {{'pyarrow', 'torch'}} & set(sys.modules)"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_folder_of_before_is_left_to_the_other_one(saved: Path) -> None:
+    redescribed(saved, lambda about: about.pop("columns"))
+    assert Recommender.load(saved).recommend(["i1"]).ids
+    with pytest.raises(UserError, match="columns that cannot be read without Arrow"):
+        QuickRecommender.load(saved)

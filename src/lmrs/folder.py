@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from lmrs.errors import CheckpointError
 from lmrs.files import sha256_file
-from lmrs.vocab import Attributes, Vocab, large
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from lmrs.vocab import Vocab
 
 FORMAT = 1
 TENSORS, MODEL, VOCAB, ITEMS, MANIFEST = "tensors.safetensors", "model.json", "vocab.arrow", "items.arrow", "manifest.json"
 USERS = "users.arrow"  # ids of the users, in the folders of models that learned something of each: others hold none
 FILES = (TENSORS, MODEL, VOCAB, ITEMS)
+READ = ("item_id", "count", "title")  # columns whose places model.json has, to be read without Arrow
 
 
 def verify(folder: Path) -> None:
@@ -55,6 +58,8 @@ def read_vocab(folder: Path, about: dict[str, Any]) -> tuple[Vocab, pa.Table]:
 
     Raises CheckpointError if they do not belong to the model or to each other.
     """
+    from lmrs.vocab import large
+
     vocab = _read_vocab(folder / VOCAB)
     if vocab.fingerprint != about["vocab"]["fingerprint"]:
         raise bad(folder / VOCAB, "the vocabulary that the model was trained with", "another one")
@@ -65,6 +70,8 @@ def read_vocab(folder: Path, about: dict[str, Any]) -> tuple[Vocab, pa.Table]:
 
 
 def _read_vocab(file: Path) -> Vocab:
+    from lmrs.vocab import Attributes, Vocab
+
     table = read_table(file)
     attributes = {}
     for name in table.column_names:
@@ -79,6 +86,8 @@ def _read_vocab(file: Path) -> Vocab:
 
 def read_table(file: Path) -> pa.Table:
     """The Arrow table of a file. Raises CheckpointError if it is none."""
+    import pyarrow as pa
+
     try:
         with pa.OSFile(str(file)) as source:
             return pa.ipc.open_file(source).read_all().combine_chunks()

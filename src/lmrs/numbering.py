@@ -2,55 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 import pyarrow as pa
 
-FACTOR = 0x9E3779B97F4A7C15  # of the hash of texts; odd, 2^64 over the golden ratio (Knuth, TAOCP 3, section 6.4)
+from lmrs.columns import FACTOR, hashed, laid_out
+
 ROWS = 1 << 14  # values numbered at once: what is made of them stays in the cache
-_LONG = 256  # bytes: longer texts are hashed one by one
-_MASKS = np.array([(1 << 8 * size) - 1 for size in range(9)], np.uint64)  # of the bytes of a word that belong to a text
-
-
-def laid_out(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """(int64[n + 1], uint8[...]) of large_string: text i is the bytes from the i-th place to the next."""
-    if not len(texts):
-        return np.zeros(1, np.int64), np.zeros(0, np.uint8)
-    ends, data = np.frombuffer(texts.buffers()[1], np.int64, len(texts) + 1, texts.offset * 8), texts.buffers()[2]
-    return ends, np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(0, np.uint8)
 
 
 def hashes(texts: pa.Array, factor: int = FACTOR) -> np.ndarray:
-    """int64 of each text (large_string): h = size factor, then h = (h ^ word) factor, h ^= h >> 32 for each 8 bytes of it.
-
-    A word is little-endian, the last one filled with zeros. Of texts over 256 bytes it is eight bytes of their BLAKE2b.
-    """
-    out = np.zeros(len(texts), np.uint64)
-    if not len(texts):
-        return out.view(np.int64)
-    ends, raw = laid_out(texts)
-    raw = np.concatenate([raw[ends[0] : ends[-1]], np.zeros(8, np.uint8)])  # the last word of the last text may be read whole
-    size, start = np.diff(ends), ends[:-1] - ends[0]
-    shortest, longest = int(size.min()), int(size.max())
-    spread, half = np.uint64(factor), np.uint64(32)
-    np.multiply(size.view(np.uint64), spread, out=out)
-    for at in range(0, min(longest, _LONG), 8):
-        if shortest == longest:
-            rows: slice | np.ndarray = slice(None)
-            word = np.ndarray((len(out),), "<u8", raw.data, offset=at, strides=(longest,)) & _MASKS[min(longest - at, 8)]
-        else:
-            rows = np.flatnonzero(size > at)
-            word = np.ndarray((len(raw) - 7,), "<u8", raw.data, strides=(1,))[start[rows] + at]
-            word &= _MASKS[np.minimum(size[rows] - at, 8)]
-        word ^= out[rows]
-        word *= spread
-        word ^= word >> half
-        out[rows] = word
-    for row in np.flatnonzero(size > _LONG) if longest > _LONG else ():
-        text = raw[start[row] : start[row] + size[row]].data
-        out[row] = int.from_bytes(hashlib.blake2b(text, digest_size=8, key=factor.to_bytes(8, "little")).digest(), "little")
-    return out.view(np.int64)
+    """`hashed` of each text (large_string)."""
+    return hashed(*laid_out(texts), factor)
 
 
 class Numbering:

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
+from lmrs.columns import Texts, fingerprint, mapped, numbers
 from lmrs.errors import UserError
-from lmrs.folder import MODEL, TENSORS, bad, read_vocab, verify
+from lmrs.folder import ITEMS, MODEL, TENSORS, VOCAB, bad, verify
 from lmrs.order import priority, refuse
 from lmrs.recommendations import FALLBACK, Recommendations, as_texts, check_count, check_histories, unknown_of
-from lmrs.vocab import Vocab, named
 
 # Fields of the classes that model.json names. One that is not here could mean anything, so such a model is left to torch.
 _MODEL = {
@@ -29,8 +28,10 @@ _BLOCKS = {"models.PostNorm": {"expand"}, "models.PreNorm": {"expand"}, "models.
 _ADDED = {"objectives.NextItem": 0, "objectives.Cloze": 1}  # masks that each appends to a history to ask for the next item
 _NEAR = 1e-4  # scores closer to the last one of the list than this share are computed again, each item by itself
 
+_PART = 1 << 15  # ids whose fingerprint is made at a time
+
 _NEEDED = "a recommender of this version of lmrs"
-_DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, OSError, pa.ArrowException)  # what reading raises then
+_DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, OSError)  # what reading raises then
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +40,11 @@ class QuickRecommender:
 
     It reads systems whose model is models.Transformer without features and item_dim, and that are asked for the next item by
     objectives.NextItem or objectives.Cloze: sasrec, bert4rec, esasrec and what is like them.
-    vocab: with training counts. items: catalogue table in vocab order. name: for reports. max_len: positions of a history that
-    are read, masks included. notes: empty, for what such a system is made of cannot change.
+    vocab: what is known of the items. name: for reports. max_len: positions of a history that are read, masks included. notes:
+    empty, for what such a system is made of cannot change.
     """
 
-    vocab: Vocab
-    items: pa.Table
+    vocab: Catalogue
     name: str
     max_len: int
     network: _Network
@@ -68,9 +68,9 @@ class QuickRecommender:
             raise bad(folder / MODEL, _NEEDED, f"{type(error).__name__} {error}") from error
         verify(folder)
         try:
-            vocab, items = read_vocab(folder, about)
+            vocab = Catalogue.read(folder, about)
             network = _Network(model, _tensors(folder / TENSORS, _shapes(model, vocab.n_items)), causal=not added)
-            return cls(vocab, items, about["name"], view["max_len"], network, added)
+            return cls(vocab, about["name"], view["max_len"], network, added)
         except _DAMAGE as error:
             raise bad(folder / MODEL, _NEEDED, f"{type(error).__name__} {error}") from error
 
@@ -95,19 +95,14 @@ class QuickRecommender:
         known = numbers[numbers >= 0]
         read = known[max(0, len(known) - (self.max_len - self.added)) :]
         best, scores = self._best(read, banned[banned >= 0], known if exclude_seen else known[:0], k)
-        ids = self.vocab.item_ids(best)
         return Recommendations(
-            tuple(ids),
-            tuple(named(self.items, best, ids)),
+            tuple(self.vocab.item_ids(best)),
+            tuple(self.vocab.titles(best)),
             tuple(scores.tolist()),
             unknown=tuple(dict.fromkeys(unknown_of(asked, numbers))),
             unknown_excluded=unknown_of(banned_ids, banned),
             fallback="" if len(known) else FALLBACK,
         )
-
-    def titles(self, numbers: np.ndarray) -> list[str]:
-        """Display names of items, by number: the title where the catalogue has one, else the id."""
-        return named(self.items, numbers, self.vocab.item_ids(numbers))
 
     def _best(self, read: np.ndarray, banned: np.ndarray, seen: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """(item numbers, float32 scores), best first, for the history `read`; items `banned` and `seen` are not offered.
@@ -116,7 +111,7 @@ class QuickRecommender:
         """
         n, state = self.vocab.n_items, None
         if len(read):
-            symbols = np.append(read, self.vocab.mask) if self.added else read
+            symbols = np.append(read, n) if self.added else read
             with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is refused below
                 state = self.network.state(symbols)
                 scores = self.network.scores(state, slice(n))
@@ -135,6 +130,55 @@ class QuickRecommender:
         exact = scores[near] if state is None else self.network.scores(state, near)
         order = np.lexsort((~priority(0, np.zeros(1, np.int64), near), -exact))[:k]
         return near[order], exact[order]
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """What a saved recommender knows of its V items, without Arrow; asked as a Vocab is.
+
+    ids: in the order of their numbers. named: their titles, or None where the catalogue has none. counts: int64[V] training
+    events, or None.
+    """
+
+    ids: Texts
+    named: Texts | None
+    counts: np.ndarray | None
+
+    @property
+    def n_items(self) -> int:
+        return len(self.ids)
+
+    def item_numbers(self, ids: list[str]) -> np.ndarray:
+        """int64 numbers of the given item ids; -1 for ids that are not in the catalogue."""
+        return self.ids.find(ids)
+
+    def item_ids(self, numbers: np.ndarray) -> list[str]:
+        """The ids of the given item numbers (each 0..V-1)."""
+        return [str(each) for each in self.ids.take(numbers)]
+
+    def titles(self, numbers: np.ndarray) -> list[str]:
+        """Display names of items, by number: the title where the catalogue has one, else the id."""
+        ids = self.item_ids(numbers)
+        return ids if self.named is None else [title or key for title, key in zip(self.named.take(numbers), ids, strict=True)]
+
+    @classmethod
+    def read(cls, folder: Path, about: Mapping[str, Any]) -> Catalogue:
+        """What a verified folder has, checked as in folder.read_vocab. about: what model.json holds.
+
+        Raises CheckpointError if the files do not belong to each other, UserError if they cannot be read without Arrow.
+        """
+        columns = about.get("columns")
+        if columns is None or any(place is None for name in (VOCAB, ITEMS) for place in columns[name].values()):
+            raise _another("columns that cannot be read without Arrow")
+        vocab, items = mapped(folder / VOCAB), mapped(folder / ITEMS)
+        ids, told = Texts.at(vocab, columns[VOCAB]["item_id"]), about["vocab"]["fingerprint"]
+        parts = (ids.ends[begin : begin + _PART + 1] for begin in range(0, len(ids), _PART))
+        if fingerprint((ends, ids.raw) for ends in parts) != told:
+            raise bad(folder / VOCAB, "the vocabulary that the model was trained with", "another one")
+        if not ids.same(Texts.at(items, columns[ITEMS]["item_id"])):
+            raise bad(folder / ITEMS, "the catalogue of the model's vocabulary", "another one")
+        titles, counts = columns[ITEMS].get("title"), columns[VOCAB].get("count")
+        return cls(ids, titles and Texts.at(items, titles), None if counts is None else numbers(vocab, counts))
 
 
 class _Network:

@@ -16,9 +16,10 @@ import pyarrow as pa
 import torch
 
 from lmrs import __version__, describe
+from lmrs.columns import places
 from lmrs.errors import CheckpointError, StorageError
 from lmrs.files import fsync_folder, sha256_file, storage, write_atomic
-from lmrs.folder import FORMAT, ITEMS, MANIFEST, MODEL, TENSORS, USERS, VOCAB, bad, read_table, read_vocab, verify
+from lmrs.folder import FORMAT, ITEMS, MANIFEST, MODEL, READ, TENSORS, USERS, VOCAB, bad, read_table, read_vocab, verify
 from lmrs.models import Control, Model
 from lmrs.models.network import ControlScorer, Scorer
 from lmrs.models.undrawn import Undrawn
@@ -58,9 +59,10 @@ def write(folder: Path, *, system: System, vocab: Vocab, scorer: Scorer, items: 
         kept = {name: value for name, value in scorer.state_dict().items() if learned(system, name)}
         tensors = {name: value.detach().cpu().contiguous().clone() for name, value in kept.items()}
         write_atomic(work / TENSORS, safetensors_bytes(tensors))
-        write_atomic(work / MODEL, _json(_about(system, vocab, told)))
         _write_table(work / VOCAB, _vocab_table(vocab))
         _write_table(work / ITEMS, items if items is not None else pa.table({"item_id": vocab.items}))
+        columns = {name: places(work / name, READ) for name in (VOCAB, ITEMS)}
+        write_atomic(work / MODEL, _json(_about(system, vocab, told) | {"columns": columns}))
         if isinstance(system.model, Model) and system.model.knows_users:
             _write_table(work / USERS, pa.table({"user_id": vocab.users.cast(pa.large_string())}))
         if vocab.prepared is not None:

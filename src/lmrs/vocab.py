@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from lmrs.columns import fingerprint, laid_out
 from lmrs.errors import DataError, did_you_mean
-from lmrs.numbering import hashes, laid_out
+from lmrs.numbering import hashes
 
 BLOCK = 1 << 15  # texts that are read at once
 _FEW = 64  # texts that are read one by one
@@ -216,18 +216,7 @@ class Vocab:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the item ids in order: two models agree on item numbers iff these agree."""
-        digest = hashlib.sha256()
-        for begin in range(0, self.n_items, BLOCK):  # of each text its length in bytes, eight of them, and the bytes
-            ends, raw = laid_out(large(self.items.slice(begin, BLOCK)))
-            size = ends[1:] - ends[:-1]
-            told = np.zeros(8 * len(size) + int(ends[-1] - ends[0]), np.uint8)
-            lengths = ((8 * np.arange(len(size)) + ends[:-1] - ends[0])[:, None] + np.arange(8)).ravel()
-            told[lengths] = size.astype("<i8").view(np.uint8)
-            text = np.ones(len(told), bool)
-            text[lengths] = False
-            told[text] = raw[ends[0] : ends[-1]]
-            digest.update(told.data)
-        return digest.hexdigest()
+        return fingerprint(laid_out(large(self.items.slice(begin, BLOCK))) for begin in range(0, self.n_items, BLOCK))
 
     def __repr__(self) -> str:
         return f"<Vocab: {self.n_items:,} items, {len(self.users):,} users, attributes {sorted(self.attributes)}>"

@@ -9,7 +9,7 @@ from lmrs.errors import UserError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lmrs.quick import QuickRecommender
+    from lmrs.quick import Catalogue, QuickRecommender
     from lmrs.recommender import Recommender
     from lmrs.vocab import Vocab
 
@@ -104,7 +104,7 @@ def unread(recommender: Recommender, asked: list[str]) -> list[str]:
     return found + ([] if recommender.scorer.unread is None else show.unread(recommender.scorer.unread.facts()))
 
 
-def passed_over(vocab: Vocab, asked: list[str], *, max_len: int | None, blind: str) -> list[str]:
+def passed_over(vocab: Vocab | Catalogue, asked: list[str], *, max_len: int | None, blind: str) -> list[str]:
     """The part of `unread` that counts tell. blind: the name of a system that knows items by training alone, else ""."""
     found, numbers = [], vocab.item_numbers(asked)
     known = numbers[numbers >= 0]

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lmrs.columns import laid_out
 from lmrs.errors import DataError
-from lmrs.numbering import laid_out
 from lmrs.sources.delimited import unreadable
 
 Bad = dict[str, np.ndarray]  # reason -> bool[n]
