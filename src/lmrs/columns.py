@@ -136,11 +136,6 @@ class Texts:
             None if bits is None else np.unpackbits(bits, bitorder="little")[:rows].astype(bool),
         )
 
-    @classmethod
-    def of(cls, texts: pa.Array) -> Texts:
-        """From an array of large_string."""
-        return cls(*laid_out(texts), None if not texts.null_count else np.array([each is not None for each in texts.to_pylist()]))
-
     def __len__(self) -> int:
         return len(self.ends) - 1
 

@@ -4,7 +4,7 @@
 
 #include "registers.h"
 
-#define QUERIES 48 /* positions that look at once: three registers of scores where a register has 16 lanes */
+#define QUERIES ROWS /* positions that look at once */
 #define KEYS (SUMS / 3)
 #define LOG2_E 1.44269504088896340736f
 

@@ -1,5 +1,5 @@
 /* A catalogue's scores for a block of rows, on one thread, and what becomes of them at once: the cross-entropy with its gradients,
-   or the best items and the rank of one. lmrs/native.py says why it is here and calls it.
+   or the best items and the rank of one. lmrs/native says why it is here and calls it.
 
    Scores are held items by rows, so that a register holds one item's scores for LANES rows: the exponentials, their
    sums and the largest scores need no reduction within a register. A panel of items is scored and added to the gradient of the
@@ -11,16 +11,9 @@
 
    A score is one chain of fused multiply-adds over the width, wherever its row and item stand: equal items get equal bits. */
 
-#include "registers.h"
+#include "catalogue.h"
 
 #define COLUMNS 3
-#define ITEMS (SUMS / COLUMNS) /* items by COLUMNS registers of scores are summed at a time */
-#define OUTS (SUMS / 4)        /* the same for the gradients: OUTS by 4 registers */
-#define ROWS 48                /* of a block */
-#define PANEL 48               /* items */
-#define LONG 64                /* panels whose gradients are summed before they join the others, against rounding */
-#define HIGH 30.0f
-#define LN_2 0.69314718055994531
 
 /* p[k][c] = 2^(table[k] . states[c] + bias[k] - level[c]) for k < items and `columns` registers of rows; added to sum, and the
    largest exponents to peak. Without level: p[k][c] = table[k] . states[c] + bias[k]. states: [D][ROWS]. */

@@ -20,7 +20,7 @@ from lmrs.files import write_atomic
 from lmrs.hardware import processor
 from lmrs.native.kernel import Kernel
 
-_NAMES = ("catalogue_scores.c", "rounded_scores.c", "attention.c", "last_states.c", "attention.h", "registers.h")
+_NAMES = ("catalogue_scores.c", "rounded_scores.c", "attention.c", "last_states.c", "attention.h", "catalogue.h", "registers.h")
 SOURCES = tuple(Path(__file__).with_name(name) for name in _NAMES)
 _FLAGS = (("-march=native",), ("-mcpu=native",), ())  # the first that a compiler takes
 

@@ -22,6 +22,9 @@
 #define MAX(a, b) larger(a, b)
 #endif
 
+/* Rows of a block, or queries that look at once: three registers of 16 lanes. lmrs.native.Kernel sizes its buffers by it. */
+#define ROWS 48
+
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef uint32_t bits __attribute__((vector_size(4 * LANES), aligned(4), may_alias));

@@ -1,17 +1,9 @@
 /* The cross-entropy of catalogue_scores.c with the factors of its three products rounded to bf16, two of which a register's lane
    multiplies at a time; sums, exponentials and all that is added up stay fp32. For processors with AVX512-BF16 alone. */
 
-#include "registers.h"
+#include "catalogue.h"
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
-
-#define ITEMS 8 /* items by 3 registers of scores are summed at a time */
-#define OUTS 6  /* outputs by 4 registers */
-#define ROWS 48 /* of a block */
-#define PANEL 48
-#define LONG 64 /* panels whose gradients are summed before they join the others, against rounding */
-#define HIGH 30.0f
-#define LN_2 0.69314718055994531
 
 typedef uint16_t half; /* a bf16 number */
 typedef uint32_t pair; /* two, the first in the low bits */
