@@ -217,7 +217,7 @@ def test_every_cut_is_noticed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", "{}", "1", "null", '{"format": 1, "files": []}', '{"format": 1, "files": {"state.json": 3}}', "[" * 9999]
+    "text", ["[]", "{}", "1", "null", '{"format": 2, "files": []}', '{"format": 2, "files": {"state.json": 3}}', "[" * 9999]
 )
 def test_manifests_of_other_shapes(tmp_path, text):
     path = save(tmp_path, step_name(1), *example(1))
@@ -229,8 +229,8 @@ def test_manifests_of_other_shapes(tmp_path, text):
 def test_a_format_of_another_time(tmp_path):
     path = save(tmp_path, step_name(1), *example(1))
     manifest = json.loads((path / "manifest.json").read_text())
-    (path / "manifest.json").write_text(json.dumps({**manifest, "format": 2}, indent=1) + "\n")
-    with pytest.raises(CheckpointError, match=r"needed a checkpoint of format 1 in .*manifest.json, got format 2"):
+    (path / "manifest.json").write_text(json.dumps({**manifest, "format": 3}, indent=1) + "\n")
+    with pytest.raises(CheckpointError, match=r"needed a checkpoint of format 2 in .*manifest.json, got format 3"):
         load(path)
 
 

@@ -23,8 +23,7 @@ from safetensors.torch import load_file, save_file
 from lmrs import models, objectives, quick, tasks, views
 from lmrs.cli import run
 from lmrs.errors import CheckpointError, DivergedError, UserError
-from lmrs.files import sha256_file
-from lmrs.folder import FILES, MANIFEST, MODEL, TENSORS
+from lmrs.folder import FILES, MANIFEST, MODEL, TENSORS, told_of
 from lmrs.order import priority
 from lmrs.quick import QuickRecommender
 from lmrs.recommendations import Recommendations
@@ -204,6 +203,26 @@ def test_scores_that_are_no_numbers_are_the_same_error(home: Path, tmp_path: Pat
     assert "item 9" in said[0]
 
 
+@settings(deadline=None)
+@given(
+    scores=st.lists(st.integers(-5, 5) | st.just(-np.inf), min_size=1, max_size=300),
+    k=st.integers(1, 400),
+    groups=st.sampled_from([8, 16]),
+)
+def test_at_least_k_scores_reach_what_the_list_begins_with(scores: list[float], k: int, groups: int) -> None:
+    """However long they are, and of long ones no more than the maxima of groups tell."""
+    array = np.array(scores, np.float32)
+    exact = np.sort(array)[max(0, len(array) - k)]
+    with mock.patch.object(quick, "_GROUPS", groups):
+        found = quick._least(array, k)
+    assert found <= exact
+    if len(array) < 8 * groups or k > groups // 8:
+        assert found == exact
+    else:
+        maxima = [array[at : len(array) - len(array) % groups : groups].max() for at in range(groups)]
+        assert found == sorted(maxima)[-k]
+
+
 # -- files -----------------------------------------------------------------------------------------------------------------
 
 
@@ -214,7 +233,7 @@ def changed(folder: Path, name: str, change: Any) -> None:
     save_file(tensors, folder / TENSORS)
     manifest = json.loads((folder / MANIFEST).read_text())
     file = folder / TENSORS
-    manifest["files"][TENSORS] = {"size": file.stat().st_size, "sha256": sha256_file(file)}
+    manifest["files"][TENSORS] = told_of(file)
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
@@ -225,7 +244,7 @@ def redescribed(folder: Path, change: Any) -> None:
     change(about)
     file.write_text(json.dumps(about))
     manifest = json.loads((folder / MANIFEST).read_text())
-    manifest["files"][MODEL] = {"size": file.stat().st_size, "sha256": sha256_file(file)}
+    manifest["files"][MODEL] = told_of(file)
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 

@@ -20,9 +20,8 @@ from hypothesis import strategies as st
 
 from lmrs import describe, tasks, views
 from lmrs.errors import CheckpointError, StorageError, UserError
-from lmrs.files import sha256_file
 from lmrs.fit import Fitted, fit
-from lmrs.folder import FILES, MANIFEST, MODEL, TENSORS, VOCAB
+from lmrs.folder import FILES, MANIFEST, MODEL, TENSORS, VOCAB, told_of
 from lmrs.models import Control, ControlScorer
 from lmrs.models.undrawn import Undrawn
 from lmrs.recommender import FALLBACK, Recommender
@@ -280,8 +279,8 @@ def _json_or_none(file: Path) -> Any:
 
 def resealed(folder: Path) -> Path:
     """The manifest made anew for files that were changed: what only their content can give away."""
-    files = {name: {"size": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)} for name in FILES}
-    (folder / MANIFEST).write_text(json.dumps({"format": 1, "files": files}))
+    files = {name: told_of(folder / name) for name in FILES}
+    (folder / MANIFEST).write_text(json.dumps({"format": 2, "files": files}))
     return folder
 
 

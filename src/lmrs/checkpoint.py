@@ -31,7 +31,7 @@ from torch import Tensor
 from lmrs.errors import CheckpointError
 from lmrs.files import fsync_folder, sha256_file, storage
 
-FORMAT = 1
+FORMAT = 2
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 _NAME = re.compile(r"[a-z][a-z0-9]*-(\d+)")
 _SAVING, _REPLACED, _DROPPED = ".saving-", ".replaced-", ".dropped-"

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FACTOR = 0x9E3779B97F4A7C15  # of the hash of texts; odd, 2^64 over the golden ratio (Knuth, TAOCP 3, section 6.4)
+PART = 1 << 15  # texts that are read at once: what is made of them stays in the caches
 _LONG = 256  # bytes: longer texts are hashed one by one
 _MASKS = np.array([(1 << 8 * size) - 1 for size in range(9)], np.uint64)  # of the bytes of a word that belong to a text
+_LOW = (1 << 16) - 1  # bits of a hash that tell most texts from those that are looked for
 _ENDS = {"string": "<i4", "large_string": "<i8"}  # number type of the ends of texts, by the name of the column's type
 
 
@@ -34,14 +36,19 @@ def hashed(ends: np.ndarray, raw: np.ndarray, factor: int = FACTOR) -> np.ndarra
 
     A word is little-endian, the last one filled with zeros. Of texts over 256 bytes it is eight bytes of their BLAKE2b.
     """
-    out = np.zeros(len(ends) - 1, np.uint64)
-    if not len(out):
-        return out.view(np.int64)
+    out = np.empty(len(ends) - 1, np.uint64)
+    for part in range(0, len(out), PART):
+        out[part : part + PART] = _hashed(ends[part : part + PART + 1], raw, factor)
+    return out.view(np.int64)
+
+
+def _hashed(ends: np.ndarray, raw: np.ndarray, factor: int) -> np.ndarray:
+    """uint64 of each text, at least one, all at once."""
     raw = np.concatenate([raw[ends[0] : ends[-1]], np.zeros(8, np.uint8)])  # the last word of the last text may be read whole
     size, start = np.diff(ends), ends[:-1] - ends[0]
     shortest, longest = int(size.min()), int(size.max())
     spread, half = np.uint64(factor), np.uint64(32)
-    np.multiply(size.view(np.uint64), spread, out=out)
+    out = np.multiply(size.view(np.uint64), spread)
     for at in range(0, min(longest, _LONG), 8):
         if shortest == longest:
             rows: slice | np.ndarray = slice(None)
@@ -57,22 +64,19 @@ def hashed(ends: np.ndarray, raw: np.ndarray, factor: int = FACTOR) -> np.ndarra
     for row in np.flatnonzero(size > _LONG) if longest > _LONG else ():
         text = raw[start[row] : start[row] + size[row]].data
         out[row] = int.from_bytes(hashlib.blake2b(text, digest_size=8, key=factor.to_bytes(8, "little")).digest(), "little")
-    return out.view(np.int64)
+    return out
 
 
 def fingerprint(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> str:
-    """SHA-256 of texts as `laid_out` has them, in order: of each its length in bytes, eight of them, and the bytes."""
-    digest = hashlib.sha256()
+    """SHA-256 of two of them, one after the other: of the lengths of texts in bytes, eight bytes each, and of their bytes.
+
+    parts: the texts in order, some at a time, as `laid_out` has them.
+    """
+    sizes, texts = hashlib.sha256(), hashlib.sha256()
     for ends, raw in parts:
-        size = ends[1:] - ends[:-1]
-        told = np.zeros(8 * len(size) + int(ends[-1] - ends[0]), np.uint8)
-        lengths = ((8 * np.arange(len(size)) + ends[:-1] - ends[0])[:, None] + np.arange(8)).ravel()
-        told[lengths] = size.astype("<i8").view(np.uint8)
-        text = np.ones(len(told), bool)
-        text[lengths] = False
-        told[text] = raw[ends[0] : ends[-1]]
-        digest.update(told.data)
-    return digest.hexdigest()
+        sizes.update(np.diff(ends).astype("<i8").data)
+        texts.update(raw[ends[0] : ends[-1]].data)
+    return hashlib.sha256(sizes.digest() + texts.digest()).hexdigest()
 
 
 def places(file: Path, names: Iterable[str]) -> dict[str, Any]:
@@ -155,19 +159,21 @@ class Texts:
         each = [text.encode("utf-8", "surrogatepass") for text in asked]
         ends = np.concatenate([[0], np.cumsum([len(text) for text in each])]).astype(np.int64)
         wanted = hashed(ends, np.frombuffer(b"".join(each), np.uint8))
-        keys, order = self._places
-        begin, end = np.searchsorted(keys, wanted), np.searchsorted(keys, wanted, side="right")
-        same = (order[first:last].tolist() for first, last in zip(begin.tolist(), end.tolist(), strict=True))
+        marks = np.zeros(_LOW + 1, bool)
+        marks[wanted & _LOW] = True
+        near = np.flatnonzero(marks.take(self._keys & _LOW))  # few; to sort all hashes takes as long as a hundred questions
+        near = near[np.argsort(self._keys[near], kind="stable")]
+        begin, end = (np.searchsorted(self._keys[near], wanted, side=side) for side in ("left", "right"))
+        same = (near[first:last].tolist() for first, last in zip(begin.tolist(), end.tolist(), strict=True))
         return np.array(
-            [next((at for at in near if self._one(at) == text), -1) for near, text in zip(same, asked, strict=True)], np.int64
+            [next((at for at in candidates if self._one(at) == text), -1) for candidates, text in zip(same, asked, strict=True)],
+            np.int64,
         )
 
     @cached_property
-    def _places(self) -> tuple[np.ndarray, np.ndarray]:
-        """(hashes, rising; the places of their texts)."""
-        keys = hashed(self.ends, self.raw)
-        order = np.argsort(keys, kind="stable")
-        return keys[order], order
+    def _keys(self) -> np.ndarray:
+        """int64 hashes of the texts."""
+        return hashed(self.ends, self.raw)
 
     def same(self, other: Texts) -> bool:
         """Whether both are the same texts in the same order, all of them there."""

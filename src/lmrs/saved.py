@@ -19,7 +19,7 @@ from lmrs import __version__, describe
 from lmrs.columns import places
 from lmrs.errors import CheckpointError, StorageError
 from lmrs.files import fsync_folder, sha256_file, storage, write_atomic
-from lmrs.folder import FORMAT, ITEMS, MANIFEST, MODEL, READ, TENSORS, USERS, VOCAB, bad, read_table, read_vocab, verify
+from lmrs.folder import FORMAT, ITEMS, MANIFEST, MODEL, READ, TENSORS, USERS, VOCAB, bad, read_table, read_vocab, told_of, verify
 from lmrs.models import Control, Model
 from lmrs.models.network import ControlScorer, Scorer
 from lmrs.models.undrawn import Undrawn
@@ -68,8 +68,7 @@ def write(folder: Path, *, system: System, vocab: Vocab, scorer: Scorer, items: 
         if vocab.prepared is not None:
             vocab.prepared.save(work)
         names = sorted(file.name for file in work.iterdir())
-        sizes = {name: {"size": (work / name).stat().st_size, "sha256": sha256_file(work / name)} for name in names}
-        write_atomic(work / MANIFEST, _json({"format": FORMAT, "files": sizes}))
+        write_atomic(work / MANIFEST, _json({"format": FORMAT, "files": {name: told_of(work / name) for name in names}}))
         with storage(folder):
             old = work.with_name(work.name.replace(".saving-", ".replaced-"))
             if folder.exists():

@@ -10,11 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from lmrs.columns import fingerprint, laid_out
+from lmrs.columns import PART, fingerprint, laid_out
 from lmrs.errors import DataError, did_you_mean
 from lmrs.numbering import hashes
 
-BLOCK = 1 << 15  # texts that are read at once
 _FEW = 64  # texts that are read one by one
 # pyarrow.compute is imported where it is used: that takes as long as NumPy does, and a few questions do without.
 
@@ -216,7 +215,7 @@ class Vocab:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the item ids in order: two models agree on item numbers iff these agree."""
-        return fingerprint(laid_out(large(self.items.slice(begin, BLOCK))) for begin in range(0, self.n_items, BLOCK))
+        return fingerprint(laid_out(large(self.items.slice(begin, PART))) for begin in range(0, self.n_items, PART))
 
     def __repr__(self) -> str:
         return f"<Vocab: {self.n_items:,} items, {len(self.users):,} users, attributes {sorted(self.attributes)}>"
