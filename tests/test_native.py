@@ -218,6 +218,11 @@ def ranked(kernel, states, output, *, k: int, seed: int) -> None:
     scores = torch.from_numpy(np.stack([kernel.line(state, *output) for state in states]))
     torch.testing.assert_close(scores, output.scores(states), rtol=1e-4, atol=1e-4)
     same(rank_states(kernel, states, output, **given), rank(scores, **given))
+    del given["truth"]
+    found, wanted = rank_states(kernel, states, output, **given), rank(scores, **given)
+    assert found.ranks is None
+    for name in ("query", "n_candidates", "items", "scores"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name), err_msg=name)
 
 
 @needs_a_compiler

@@ -19,11 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmrs import describe, tasks, views
+from lmrs.answers import rank_states
 from lmrs.errors import CheckpointError, StorageError, UserError
 from lmrs.fit import Fitted, fit
 from lmrs.folder import FILES, MANIFEST, MODEL, TENSORS, VOCAB, told_of
 from lmrs.models import Control, ControlScorer
 from lmrs.models.undrawn import Undrawn
+from lmrs.native import compiler_found, load
 from lmrs.recommender import FALLBACK, Recommender
 from lmrs.system import Estimate, Paper, System
 from lmrs.systems import CATALOGUE
@@ -296,6 +298,30 @@ def test_large_catalogues_are_answered_in_smaller_blocks(monkeypatch: pytest.Mon
     monkeypatch.setattr("lmrs.recommender._CELLS", 2 * tiny.dataset().n_items + 1)
     assert [each.ids for each in recommender().recommend_batch(histories(), k=4)] == [each.ids for each in wanted]
     assert max(sizes) == 2
+
+
+@pytest.mark.skipif(compiler_found() is None, reason="no C compiler here")
+@pytest.mark.parametrize("name", ["sasrec", "bert4rec", "gru4rec", "markov"])
+@pytest.mark.parametrize("given", [{"exclude": ["i4", "i7", "i4"]}, {"exclude_seen": False}, {"k": 99}], ids=str)
+def test_many_histories_get_their_lists_by_the_kernel(monkeypatch: pytest.MonkeyPatch, name: str, given: dict[str, Any]) -> None:
+    known = [history for history in histories() if set(history) & set(tiny.dataset().vocab.items.to_pylist())]
+    alone, calls = [recommender(name).recommend(history, **given) for history in known], []
+    kernel = load()
+    monkeypatch.setattr("lmrs.recommender._MANY", len(known) * tiny.dataset().n_items)
+    monkeypatch.setattr("lmrs.kernels.fastest", lambda tasks: (kernel, tuple(tasks)))
+    monkeypatch.setattr("lmrs.recommender.rank_states", lambda *a, **k: calls.append(len(a[1])) or rank_states(*a, **k))
+    together = recommender(name).recommend_batch(known, **given)
+    assert calls == ([] if name == "markov" else [len(known)])
+    for one, two in zip(alone, together, strict=True):
+        assert replace(one, scores=()) == replace(two, scores=())
+        assert one.scores == pytest.approx(two.scores, rel=1e-5, abs=1e-5)
+    strangers = [*histories(), []]  # one block with histories that nothing is known of
+    assert [each.ids for each in recommender(name).recommend_batch(strangers, **given)] == [
+        recommender(name).recommend(history, **given).ids for history in strangers
+    ]
+    calls.clear()
+    recommender(name).recommend_batch(known[1:], **given)
+    assert not calls
 
 
 @pytest.mark.parametrize("name", ["sasrec", "caser", "s3rec"])

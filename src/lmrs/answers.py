@@ -168,28 +168,29 @@ def rank_states(
     *,
     query: np.ndarray,
     seen: Jagged | None = None,
-    truth: Jagged,
+    truth: Jagged | None = None,
     k: int,
     seed: int,
 ) -> Ranked | None:
     """`rank` for scores states [B, E] . output.table + output.bias, which are never held; None where the kernel does not serve.
 
-    It serves finite fp32 states and tables on a processor, and queries with one true item each.
+    It serves finite fp32 states and tables on a processor, and queries with one true item each, or without truth.
     """
     table, bias = output
     if not kernel.serves(states, table) or not math.isfinite(largest(states, table, bias)):
         return None
     rows, width = len(states), len(table)
     true, out, truth_seen = _settled(seen, truth, rows, width)
-    if len(true) != rows or not (true // width == np.arange(rows)).all():
+    if truth is not None and (len(true) != rows or not (true // width == np.arange(rows)).all()):
         return None
     left = np.searchsorted(out, np.arange(rows + 1) * width), out % width
+    wanted = None if truth is None else true % width
     return _order(
-        _Streamed(kernel, states, output, left, kernel.rank(states, table, bias, left, true % width, min(k + 1, width))),
+        _Streamed(kernel, states, output, left, kernel.rank(states, table, bias, left, wanted, min(k + 1, width))),
         query=np.asarray(query).astype(np.int64),
         item_of=lambda row, column: column,
         true=np.divmod(true, width),
-        truth=true % width,
+        truth=wanted,
         n_candidates=width - np.diff(left[0]),
         truth_seen=truth_seen,
         k=k,

@@ -14,17 +14,18 @@ import pyarrow as pa
 import torch
 
 from lmrs import describe, saved
-from lmrs.answers import rank
+from lmrs.answers import Jagged, rank, rank_states
 from lmrs.batch import from_rows
 from lmrs.dataset import Dataset
 from lmrs.errors import UserError, nearest
 from lmrs.folder import MODEL, bad
 from lmrs.models.network import Explained, Model, Network, Scorer
+from lmrs.native import Kernel, by_kernel
 from lmrs.objectives import Objective
 from lmrs.recommendations import FALLBACK, Recommendations, as_texts, check_count, check_histories, unknown_of
 from lmrs.records import SLOT
 from lmrs.system import Stage, System
-from lmrs.tasks.ranking import scores
+from lmrs.tasks.ranking import placed, scores
 from lmrs.views.sequence import Rows
 from lmrs.vocab import Vocab, named
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # a process that answers one question need not know how model
 
 _NEAR = 1e-5  # scores closer than this share of their size may change places when they are computed in another batch
 _BLOCK, _CELLS = 256, 64_000_000  # histories, and scores (256 MB), at once
+_MANY = 200_000_000  # scores of a call from which on the kernel is asked for: it may have to be made first, once for a machine
 _LISTED = 200_000  # names that are searched for the nearest: longer lists would take seconds
 
 Time = str | int | float | datetime | np.datetime64
@@ -159,6 +161,7 @@ class Recommender:
         banned = self.vocab.item_numbers(banned_ids)
         strangers = unknown_of(banned_ids, banned)
         banned = banned[banned >= 0]
+        kernel = self._kernel(len(histories))
         out: list[Recommendations] = []
         block = max(1, min(_BLOCK, _CELLS // max(1, self.vocab.n_items)))
         for begin in range(0, len(histories), block):
@@ -171,7 +174,7 @@ class Recommender:
                 when = [each[number >= 0] for each, number in zip(moments, numbers, strict=True)]
             some = None if users is None else users.slice(begin, block)
             rows = self._rows([each[each >= 0] for each in numbers], when, some)
-            known, ranked = self.system.task.serving.known(rows), self._ranked(rows, banned, k, exclude_seen)
+            known, ranked = self.system.task.serving.known(rows), self._ranked(rows, banned, k, exclude_seen, kernel)
             for text, number, says, (items, found) in zip(texts, numbers, known, ranked, strict=True):
                 ids = self.vocab.item_ids(items)
                 titles, unknown = named(self.items, items, ids), tuple(dict.fromkeys(unknown_of(text, number)))
@@ -291,13 +294,24 @@ class Recommender:
         """Display names of items, by number: the title where the catalogue has one, else the id."""
         return named(self.items, numbers, self.vocab.item_ids(numbers))
 
-    def _ranked(self, rows: Rows, banned: np.ndarray, k: int, exclude_seen: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _kernel(self, n: int) -> Kernel | None:
+        """What ranks n histories without holding their scores, if they are so many that torch would take longer than a moment."""
+        if not isinstance(self.scorer, Network) or self.device != "cpu" or n * self.vocab.n_items < _MANY:
+            return None
+        from lmrs.kernels import fastest
+
+        kernel, tasks = fastest(["ranking"])
+        return kernel if tasks else None
+
+    def _ranked(
+        self, rows: Rows, banned: np.ndarray, k: int, exclude_seen: bool, kernel: Kernel | None
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
         """(item numbers, scores) for each history.
 
         A matrix product rounds differently in another batch. Where that could change the order, the row is asked again alone,
         so that one history always gets one answer.
         """
-        items, found = self._top(rows, banned, k, exclude_seen)
+        items, found = self._top(rows, banned, k, exclude_seen, kernel)
         if len(rows) > 1:
             real = np.where(np.isfinite(found), found.astype(np.float64), -1e300)
             near = real[:, :-1] - real[:, 1:] <= _NEAR * np.maximum(np.abs(real[:, :-1]), 1e-6)
@@ -334,15 +348,26 @@ class Recommender:
         nobody = np.full(len(histories), -1)  # no user of the training data
         return Rows(asked, nobody if users is None else np.arange(len(histories)), offsets[:-1], offsets[1:])
 
-    def _top(self, rows: Rows, banned: np.ndarray, k: int, exclude_seen: bool) -> tuple[np.ndarray, np.ndarray]:
+    def _top(
+        self, rows: Rows, banned: np.ndarray, k: int, exclude_seen: bool, kernel: Kernel | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """(items int32[R, k + 1], scores): one more than asked, to see what stands next to the last."""
-        serving = self.system.task.serving
+        serving, asked = self.system.task.serving, (self.scorer, self.objective)
         assert serving is not None
-        cells, _ = scores(self.scorer, self.objective, serving, rows, self.vocab, self.device)
+        stop = rows.stop if exclude_seen else rows.start
+        spans = [rows.dataset.item[begin:end] for begin, end in zip(rows.start.tolist(), stop.tolist(), strict=True)]
+        query = np.zeros(len(rows), np.int64)
+        if kernel is not None:
+            with by_kernel(kernel, ["ranking"]):
+                states = placed(*asked, serving, rows, self.vocab)
+            if states is not None:
+                left = _jagged([np.append(span, banned) for span in spans])
+                ranked = rank_states(kernel, *states, query=query, seen=left, k=k + 1, seed=0)
+                if ranked is not None:
+                    return ranked.items, ranked.scores
+        cells, _ = scores(*asked, serving, rows, self.vocab, self.device)
         cells[:, torch.from_numpy(banned)] = -torch.inf
-        spans = [rows.dataset.item[begin:end] for begin, end in zip(rows.start.tolist(), rows.stop.tolist(), strict=True)]
-        seen = (np.cumsum([0, *map(len, spans)]), np.concatenate(spans)) if exclude_seen else None
-        ranked = rank(cells, query=np.zeros(len(rows), np.int64), seen=seen, k=k + 1, seed=0)
+        ranked = rank(cells, query=query, seen=_jagged(spans), k=k + 1, seed=0)
         return ranked.items, ranked.scores
 
     # -- files -----------------------------------------------------------------------------------------------------------
@@ -415,3 +440,7 @@ def _moments(times: Sequence[Time], history: list[str]) -> np.ndarray:
                 remedy="such as '2024-01-31'",
             ) from None
     return np.array(out, np.int64)
+
+
+def _jagged(spans: list[np.ndarray]) -> Jagged:
+    return np.cumsum([0, *map(len, spans)]), np.concatenate(spans).astype(np.int64)

@@ -170,17 +170,23 @@ class Kernel:
         return found
 
     def rank(
-        self, states: Tensor, table: Tensor, bias: Tensor | None, left: tuple[np.ndarray, np.ndarray], truth: np.ndarray, m: int
+        self,
+        states: Tensor,
+        table: Tensor,
+        bias: Tensor | None,
+        left: tuple[np.ndarray, np.ndarray],
+        truth: np.ndarray | None,
+        m: int,
     ) -> Best:
         """The m best items of each row of states [B, D] among those of table [V, D], and where its true item stands.
 
         bias: [V] or None. left: (int64[B + 1] offsets, int64 items, rising within a row): what is left out, the true item not
-        among it. truth: int64[B]. Everything is finite.
+        among it. truth: int64[B], or None: then `greater` and `equal` of what returns mean nothing. Everything is finite.
         """
         states, table = self._wide(states), self._wide(table)
         count, width, items = len(states), states.shape[1], len(table)
         begin, out = (torch.from_numpy(np.ascontiguousarray(each, np.int64)) for each in left)
-        true = torch.from_numpy(np.ascontiguousarray(truth, np.int64))
+        true = torch.zeros(count, dtype=torch.int64) if truth is None else torch.from_numpy(np.ascontiguousarray(truth, np.int64))
         values, found = torch.empty(count, m), torch.empty(count, m, dtype=torch.int64)
         greater, equal = torch.empty(count, dtype=torch.int64), torch.empty(count, dtype=torch.int64)
         longest = int((begin[1:] - begin[:-1]).max()) if count else 0
