@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -24,12 +25,16 @@ MARK = "RESULT "
 
 
 def call(command: list[str], *, limit: float = 1800) -> dict[str, Any]:
-    """What one side reports; {"failed": last line of its errors} if it stops with an error or takes longer than `limit` s."""
+    """What one side reports, with the wall and processor seconds of its process and what it was asked for.
+
+    {"failed": last line of its errors} if it stops with an error or takes longer than `limit` s.
+    """
     settings = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     root = str(Path(__file__).parents[1])
     settings["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     if not Path(command[0]).exists():
         return {"failed": f"not installed: python -m benchmarks.peers install {Path(command[0]).parents[1].name}"}
+    begin, spent = time.perf_counter(), _processor()
     try:
         with tempfile.TemporaryDirectory() as folder:  # some leave files where they are called
             done = subprocess.run(
@@ -41,7 +46,30 @@ def call(command: list[str], *, limit: float = 1800) -> dict[str, Any]:
     if done.returncode or not found:
         why = [line for line in done.stderr.splitlines() if line.strip()]
         return {"failed": why[-1][:300] if why else f"exit status {done.returncode}"}
-    return json.loads(found[-1])
+    process = {"wall": time.perf_counter() - begin, "processor": _processor() - spent}
+    return {"process": process, "asked": asked(command), **json.loads(found[-1])}
+
+
+def _processor() -> float:
+    """Processor seconds of the processes that were called and have ended."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
+
+
+def asked(command: list[str]) -> str:
+    """What a side is told, on the page: its last words, without paths. What else is set stands in its code."""
+    words = command[2:] if command[1:2] != ["-m"] else command[3:]
+    told = []
+    for word in words:
+        try:
+            pairs = json.loads(word)
+        except ValueError:
+            pairs = word
+        if isinstance(pairs, dict):
+            told += [f"{name}={value}" for name, value in pairs.items() if "/" not in str(value)]
+        elif "/" not in word and word != "--side":
+            told.append(word)
+    return " ".join(told)
 
 
 Reports = dict[str, list[dict[str, Any]]]
@@ -78,7 +106,8 @@ def middle(values: Iterable[float]) -> list[float]:
 def summary(
     reports: Reports, value: Callable[[dict[str, Any]], float], *, ours: str = "lmrs", higher: bool = True
 ) -> dict[str, Any]:
-    """For each side [median, low, high] of a value, and of how often better ours is, round by round (higher: more is better)."""
+    """For each side [median, low, high] of a value, and of how often better ours is, round by round (higher: more is better);
+    wall and processor seconds of the whole process in the same way, its peak memory, versions and what it was asked for."""
     out: dict[str, Any] = {}
     for name, found in reports.items():
         good = [report for report in found if "failed" not in report]
@@ -94,7 +123,10 @@ def summary(
             ]
             if pairs:
                 each["ratio"] = middle((a / b) if higher else (b / a) for a, b in pairs)
-        out[name] = each | {"versions": good[0].get("versions", {})}
+        for kind in ("wall", "processor"):
+            if all("process" in report for report in good):
+                each[kind] = middle(report["process"][kind] for report in good)
+        out[name] = each | {"versions": good[0].get("versions", {}), "asked": good[0].get("asked", "")}
     return out
 
 
@@ -114,7 +146,10 @@ def about() -> dict[str, str]:
 
 
 def write(name: str, report: dict[str, Any]) -> None:
-    """Keeps a report in results/NAME.json; `python -m benchmarks.page` makes docs/performance.md of all of them."""
+    """Prints a report and keeps it in results/NAME.json; `python -m benchmarks.page` makes docs/performance.md of all of them."""
+    from benchmarks.page import section
+
+    print(*section(name, report | {"about": about()}), sep="\n", flush=True)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(report | {"about": about()}, indent=1) + "\n")
 

@@ -84,21 +84,33 @@ def _digits(value: float | None) -> str:
 
 
 def table(sides: dict[str, Any]) -> list[str]:
-    """One row a side."""
+    """One row a side, and an empty line."""
     share = any("share_of_roofline" in side for side in sides.values())
+    spent = any("wall" in side for side in sides.values())
+    more = (" whole process: wall, processor seconds |" if spent else "") + (" of fp32 roofline |" if share else "")
     out = [
-        "| side | value | lmrs is so many times better | peak MiB |" + (" of fp32 roofline |" if share else ""),
-        "|---|---|---|---|" + ("---|" if share else ""),
+        f"| side | value | lmrs is so many times better | peak MiB |{more}",
+        "|---|---|---|---|" + "---|" * (spent + share),
     ]
     for name, side in sides.items():
         if "missing" in side:
-            out.append(f"| {name} | missing: {side['missing']} | | |" + (" |" if share else ""))
+            out.append(f"| {name} | missing: {side['missing']} | | |" + " |" * (spent + share))
             continue
         start = name.split()[0][:5]
         version = next((f" {number}" for package, number in side["versions"].items() if package.startswith(start)), "")
+        took = f" {shown(side['wall'])}, {shown(side['processor'])} |" if "wall" in side else " |" if spent else ""
         part = f" {100 * side['share_of_roofline']:.1f} % |" if "share_of_roofline" in side else " |" if share else ""
-        out.append(f"| {name}{version} | {shown(side['value'])} | {shown(side.get('ratio'))} | {side['peak_mib']:,} |{part}")
-    return out
+        out.append(
+            f"| {name}{version} | {shown(side['value'])} | {shown(side.get('ratio'))} | {side['peak_mib']:,} |{took}{part}"
+        )
+    return [*out, "", *_settings({name: side["asked"] for name, side in sides.items() if side.get("asked")})]
+
+
+def _settings(told: dict[str, str]) -> list[str]:
+    """What each side was asked for, folded."""
+    if not told:
+        return []
+    return [f"<details><summary>Settings</summary>{'; '.join(f'{name}: {each}' for name, each in told.items())}</details>", ""]
 
 
 def section(name: str, report: dict[str, Any]) -> list[str]:
@@ -116,9 +128,9 @@ def section(name: str, report: dict[str, Any]) -> list[str]:
     if curve := report.get("curve"):
         out += [*_curve(name, curve), ""]
     if ends := report.get("reached"):
-        out += [*_reached(ends), ""]
+        out += [*_reached(ends), "", *_settings(report.get("processes", {}))]
     for part, sides in report.get("parts", {"": report["sides"]} if "sides" in report else {}).items():
-        out += [*([f"**{part}**", ""] if part else []), *table(sides), ""]
+        out += [*([f"**{part}**", ""] if part else []), *table(sides)]
     return out
 
 

@@ -164,6 +164,15 @@ def kept(reports: beside.Reports) -> dict[str, list[list[float]] | None]:
     return found
 
 
+def processes(reports: beside.Reports) -> dict[str, str]:
+    """Of each side what it was asked for, and the seconds of the first round's whole process, validation included."""
+    good = {side: each[0] for side, each in reports.items() if each and "failed" not in each[0]}
+    return {
+        side: f"{each['asked']} ({each['process']['wall']:.0f} wall, {each['process']['processor']:.0f} processor seconds)"
+        for side, each in good.items()
+    }
+
+
 def command(side: str, name: str, system: str, data: Path) -> list[str]:
     epochs, every = EPOCHS[system][side]
     asked = {"task": "learn", "data": str(data), "max_len": histories.LENGTH[name], "system": system, "epochs": epochs}
@@ -203,10 +212,9 @@ def main() -> int:
                     what = f"processor seconds of training to the final validation NDCG@10 of a peer, {system}"
                     done = max(len(each) for each in reports.values())
                     alone = [peer.replace(" ", "-") for peer in given.peers or ()]
-                    beside.write(
-                        "-".join(["quality", system, name, *alone]),
-                        {"what": what, "data": {"set": name}, "rounds": done, "reached": rows(reports), "curves": kept(reports)},
-                    )
+                    report = {"what": what, "data": {"set": name}, "rounds": done, "reached": rows(reports)}
+                    report |= {"processes": processes(reports), "curves": kept(reports)}
+                    beside.write("-".join(["quality", system, name, *alone]), report)
 
                 sides = [
                     *(side for side in OURS if side in EPOCHS[system]),

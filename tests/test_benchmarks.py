@@ -15,10 +15,20 @@ SAYS = "import json, sys; print('noise'); print('RESULT ' + json.dumps({'rate': 
 
 
 def test_a_side_is_read_from_its_last_line_and_a_failing_one_says_why() -> None:
-    assert beside.call([sys.executable, "-c", SAYS, "3"]) == {"rate": 3.0, "peak_mib": 5}
+    found = beside.call([sys.executable, "-c", SAYS, "3"])
+    process = found.pop("process")
+    assert found == {"rate": 3.0, "peak_mib": 5, "asked": f"{SAYS} 3"}
+    assert process["wall"] > 0
+    assert process["processor"] > 0
     assert beside.call([sys.executable, "-c", "raise SystemExit('no such thing')"]) == {"failed": "no such thing"}
     assert "took longer" in beside.call([sys.executable, "-c", "import time; time.sleep(60)"], limit=0.2)["failed"]
     assert "install rectools" in beside.call(["/nowhere/rectools/bin/python", "x.py"])["failed"]
+
+
+def test_what_a_side_is_asked_for_is_told_without_paths() -> None:
+    given = json.dumps({"task": "train", "data": "/tmp/x.npz", "steps": 3})
+    assert beside.asked(["/bin/python", "/there/with_replay.py", given]) == "task=train steps=3"
+    assert beside.asked(["/bin/python", "-m", "benchmarks.rate", "--side", "lmrs", given]) == "lmrs task=train steps=3"
 
 
 def test_rounds_alternate_and_a_side_that_fails_is_not_asked_again() -> None:
@@ -91,6 +101,12 @@ def test_ratios_are_taken_round_by_round_and_say_how_much_better_ours_is() -> No
     assert found["lmrs"]["value"] == [20, 10, 30]
     assert found["peer"]["ratio"] == [2, 1, 3]  # of 2, 3 and 1; not 20 / 10
     assert found["peer"]["peak_mib"] == 9
+    assert "wall" not in found["peer"]
+    for each in (ours, theirs):
+        for at, report in enumerate(each):
+            report |= {"process": {"wall": 2.0 + at, "processor": 1.0 + at}, "asked": "steps=3"}
+    told = beside.summary({"lmrs": ours, "peer": theirs}, lambda report: report["rate"])["peer"]
+    assert (told["wall"], told["processor"], told["asked"]) == ([3, 2, 4], [2, 1, 3], "steps=3")
     assert found["gone"] == {"missing": "why"}
     seconds = beside.summary({"lmrs": ours, "peer": theirs}, lambda report: report["rate"], higher=False)
     assert seconds["peer"]["ratio"] == pytest.approx([statistics.median([0.5, 1 / 3, 1]), 1 / 3, 1], rel=1e-3)
@@ -111,6 +127,10 @@ def test_the_page_shows_every_result_and_what_is_missing() -> None:
     assert "## ranking-here" in shown
     assert "| lmrs 0.1.0 | 2,000 [1,900, 2,100] | - | 400 |" in shown
     assert "| rectools | missing: not installed" in shown
+    sides["lmrs"] |= {"wall": [3, 2, 4], "processor": [2.5, 1, 3], "asked": "steps=3"}
+    shown = page.page({"ranking-here": report})
+    assert "| lmrs 0.1.0 | 2,000 [1,900, 2,100] | - | 400 | 3 [2, 4], 2.5 [1, 3] |" in shown
+    assert "lmrs: steps=3" in shown
     assert "torchrun" in shown.split("## Not measured")[1]
 
 

@@ -23,6 +23,7 @@ def bert4rec(
     stride: int | None = None,
     jitter: bool = False,
     positions: bool = True,
+    average: float | None = None,
     lr: float = 1e-3,
     epochs: int = 400,
     batch_size: int = 128,
@@ -37,6 +38,7 @@ def bert4rec(
     stride, jitter: windows over long histories.
     decay: warm up and decay the learning rate linearly over all epochs with weight decay .01, as the released code does.
     positions: False leaves the position embedding out (the paper's ablation).
+    average: decay of a moving average of the weights, which is what is judged and kept (system.Budget); None: the weights.
 
     Replicability (Petrov & Macdonald, RecSys 2022): the released code stops about thirty times too early; here training goes on
     until validation stops rising.
@@ -61,7 +63,7 @@ def bert4rec(
                 objectives.Cloze(hide=hide, last=last, most=most),
                 tuning.Everything(),
                 Budget(
-                    epochs=epochs, batch_size=batch_size, lr=lr, patience=patience, every=every, clip=5.0,
+                    epochs=epochs, batch_size=batch_size, lr=lr, patience=patience, every=every, clip=5.0, average=average,
                     schedule=Linear(warmup=100) if decay else Constant(), weight_decay=0.01 if decay else 0.0,
                 ),
             ),
