@@ -193,8 +193,8 @@ def test_of_several_seeds_the_median_counts_and_one_that_fails_counts_as_never()
     assert "| 2 [1, never] (lmrs averaged; 2 of 3 runs) | 3 [0, 6] |" in shown
 
 
-def test_curves_of_several_seeds_are_kept_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quality, "SEEDS", {"lmrs averaged": (7, 8)})
-    reports = {"lmrs averaged": [{"curves": [[[1.0, 0.1]], [[2.0, 0.2]]]}], "peer": [{"curve": [[3.0, 0.3]]}], "late": []}
+def test_curves_of_several_seeds_are_kept_by_seed() -> None:
+    mine = {"curves": [[[1.0, 0.1]], [[2.0, 0.2]]], "seeds": [7, 8]}
+    reports = {"lmrs averaged": [mine], "peer": [{"curve": [[3.0, 0.3]]}], "late": []}
     wanted = {"lmrs averaged, seed 7": [[1.0, 0.1]], "lmrs averaged, seed 8": [[2.0, 0.2]], "peer": [[3.0, 0.3]]}
     assert quality.kept(reports) == wanted
