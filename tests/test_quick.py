@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
 import sys
+import zlib
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
@@ -272,6 +274,26 @@ def test_a_damaged_file_is_named_as_by_the_other(saved: Path, name: str, harm: s
         said.append(str(error.value))
     assert said[0] == said[1]
     assert name in said[0]
+
+
+def test_a_folder_of_an_older_format_is_named_by_both(saved: Path) -> None:
+    files = json.loads((saved / MANIFEST).read_text())["files"]
+    (saved / MANIFEST).write_text(json.dumps({"format": 1, "files": {name: {"size": 1, "sha256": ""} for name in files}}))
+    for kind in (Recommender, QuickRecommender):
+        with pytest.raises(CheckpointError, match=r"a recommender of format 2 in .*manifest.json, got format 1; .* fit"):
+            kind.load(saved)
+
+
+def test_the_manifest_has_the_sums_that_other_programs_make(saved: Path) -> None:
+    told = json.loads((saved / MANIFEST).read_text())["files"]
+    for name, each in told.items():
+        content = (saved / name).read_bytes()
+        assert each == {
+            "size": len(content), "SHA-256": hashlib.sha256(content).hexdigest(), "CRC-32": f"{zlib.crc32(content):08x}"
+        }  # fmt: skip
+    large = saved / "large"
+    large.write_bytes(bytes(range(256)) * 2000)  # more than is read at once
+    assert told_of(large)["CRC-32"] == f"{zlib.crc32(bytes(range(256)) * 2000):08x}"
 
 
 def test_no_folder_is_the_same_error(tmp_path: Path) -> None:

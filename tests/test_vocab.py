@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmrs import numbering, vocab
+from lmrs import columns, numbering, vocab
 from lmrs.numbering import Numbering
 from lmrs.vocab import Attributes, Vocab
 
@@ -152,6 +153,8 @@ def test_the_hash_of_a_text(texts: list[str], skip: int, even: bool) -> None:
     texts = [f"{text.encode().hex()[:13]:0>13}" for text in texts] if even else texts  # even: all of one length
     array = pa.array(texts, pa.large_string()).slice(skip)
     assert numbering.hashes(array, 2**63 + 5).tolist() == [by_hand(text.encode(), 2**63 + 5) for text in texts[skip:]]
+    with mock.patch.object(columns, "PART", 3):  # as of more texts than are hashed at once
+        assert numbering.hashes(array, 2**63 + 5).tolist() == [by_hand(text.encode(), 2**63 + 5) for text in texts[skip:]]
 
 
 def test_long_texts_that_differ_in_their_last_byte_are_told_apart() -> None:
