@@ -22,8 +22,8 @@ files; with two hardware threads on one core, figures of all sides are lower tha
 processes. **Ratios are how many times better lmrs is**, round by round: median [smallest, largest]. For R rounds that interval
 holds the true median with probability 1 - 2^(1 - R): a figure of one round has none, and is a first look. Peak memory is that of
 a whole fresh process. Older than the kernels in C for attention and the states that are ranked by, so with figures of lmrs that
-are too low: rate-ml-1m-all-peers, rate-skewed-bf16, and the times to quality (but not those beside RecBole). Tables without wall
-seconds are older than the rule that the whole process of each side is timed, too.
+are too low: rate-ml-1m-all-peers, rate-skewed-bf16, and the times to quality (but not those with a peer in their
+name). Tables without wall seconds are older than the rule that the whole process of each side is timed, too.
 """
 # What the project asked of itself for each benchmark, and what has no figure yet.
 GOALS = {
