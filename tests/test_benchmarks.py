@@ -26,7 +26,7 @@ def test_a_side_is_read_from_its_last_line_and_a_failing_one_says_why() -> None:
 
 
 def test_what_a_side_is_asked_for_is_told_without_paths() -> None:
-    given = json.dumps({"task": "train", "data": "/tmp/x.npz", "steps": 3})
+    given = json.dumps({"task": "train", "data": "folder/x.npz", "steps": 3})
     assert beside.asked(["/bin/python", "/there/with_replay.py", given]) == "task=train steps=3"
     assert beside.asked(["/bin/python", "-m", "benchmarks.rate", "--side", "lmrs", given]) == "lmrs task=train steps=3"
 
